@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import email.parser
 import email.utils
 import errno
 import functools
@@ -143,7 +142,7 @@ class ClockHandler(BaseHTTPRequestHandler):
         """Log an answer and begin it. Overridden to put in what every answer carries."""
         self.log_request(code)
         phrase = message or self.responses.get(code, ("",))[0]
-        self.wfile.write(f"HTTP/1.1 {code} {phrase}\r\nDate: {http_date(int(time.time()))}\r\n"
+        self.wfile.write(f"HTTP/1.1 {code:d} {phrase}\r\nDate: {http_date(int(time.time()))}\r\n"
                          f"{self.common_fields}".encode("latin-1"))
         if self.close_connection:  # RFC 9112 section 9.3
             self.send_header("Connection", "close")
@@ -185,8 +184,6 @@ class ClockHandler(BaseHTTPRequestHandler):
 
     def handle_one_request(self) -> None:
         """Read a request and answer it in one send. Overridden for that, and for the deadline."""
-        if hasattr(self.server, "renew_deadline"):  # a stock server has none
-            self.server.renew_deadline(self.connection)
         self.wfile = io.BytesIO()  # collects the answer
         self.head = read_head(self.rfile.readline)
         if self.parse_request():
@@ -201,6 +198,8 @@ class ClockHandler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             answer = answer[:answer.find(b"\r\n\r\n") + 4]
         self.connection.sendall(answer)
+        if not self.close_connection and hasattr(self.server, "renew_deadline"):
+            self.server.renew_deadline(self.connection)  # a stock server has no deadlines
 
     def parse_request(self) -> bool:
         """Take in the head; False if it is refused. Overridden: the stock one forgives too much."""
@@ -221,8 +220,10 @@ class ClockHandler(BaseHTTPRequestHandler):
     @property
     def headers(self) -> HTTPMessage:
         """The fields of the request, put together when asked for: the clock never asks."""
-        section = self.head.partition(b"\r\n")[2].decode("latin-1")
-        return email.parser.Parser(_class=self.MessageClass).parsestr(section)
+        fields: HTTPMessage = self.MessageClass()
+        for name, value in FIELD_LINE.findall(self.head):
+            fields[name.decode()] = value.strip(b" \t").decode("latin-1")
+        return fields
 
 
 @functools.lru_cache(maxsize=1)
@@ -242,7 +243,7 @@ MAX_CONNECTIONS = 512   # at once: half of the usual 1,024 file descriptors
 GRACE_SECONDS = 0.25    # before a newcomer can be cut off: bursts of honest ones need it
 RETRY_SECONDS = 0.0005  # between looks for room: short for a visitor, long for a processor
 SPARE_THREADS = 32      # that wait for connections; others end, so an attack leaves no trace
-STOP_SECONDS = 0.5      # for the threads to end: with the rest, within a second
+STOP_SECONDS = 0.4      # for threads to end: with the half one of serve_forever, below a second
 SEND_BYTES = 40960      # sent ahead to who does not read: little, but 32 KiB slow loopback down
 
 
@@ -256,28 +257,29 @@ class Refused(Exception):
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110 section 5.6.2
 REQUEST_LINE = re.compile(rb"(%s) ([!\"$-~]+) HTTP/([0-9])\.([0-9])\r\n" % TOKEN)
 FIELD_LINE = re.compile(rb"(?m)^(%s):([\t -~\x80-\xff]*)\r\n" % TOKEN)
-# RFC 3986 section 3.2 without a user, and without a comma, as lists have
+# RFC 3986 section 3.2 without a user, and without the comma of a list
 HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[!$&'()*+.;=_~0-9A-Za-z-]|%[0-9A-Fa-f]{2})+)"
                   rb"(?::[0-9]*)?")
 
 
 def read_head(readline: Callable[[int], bytes]) -> bytes:
-    """Return the lines of a request up to the empty one, or up to where it gets too long.
+    """Return the lines of a request up to the empty one, or up to one with which it is lost.
 
-    Raises ConnectionAbortedError when it ends before that.
+    Raises ConnectionAbortedError when the client leaves before that.
     """
     lines: list[bytes] = []
     size = 0
     while size <= HEAD_BYTES and len(lines) <= MAX_FIELDS + 1:
         line = readline(LINE_BYTES + 1)
         size += len(line)
-        if line != b"\r\n":
-            lines.append(line)
-            if len(line) > LINE_BYTES:
+        if line == b"\r\n":
+            if lines:
                 break
-            if not line.endswith(b"\n"):
-                raise ConnectionAbortedError("the client left before its request was whole")
-        elif lines:  # empty lines before a request are ignored: RFC 9112 section 2.2
+            continue  # empty lines before a request are ignored: RFC 9112 section 2.2
+        if not line.endswith(b"\n") and len(line) <= LINE_BYTES:
+            raise ConnectionAbortedError("the client left before its request was whole")
+        lines.append(line)
+        if not line.endswith(b"\r\n") or len(lines) == 1 and not REQUEST_LINE.match(line):
             break
     return b"".join(lines)
 
@@ -304,7 +306,7 @@ def parse_head(head: bytes) -> tuple[str, str, str, bool, bool]:
     for name, value in found:
         fields.setdefault(name, []).append(value.strip(b" \t"))
     hosts = fields.get(b"host", [])
-    if len(hosts) > 1 or not all(map(is_host, hosts)) or not hosts and minor != b"0":
+    if len(hosts) > 1 or not hosts and minor != b"0" or not all(map(is_host, hosts)):
         raise Refused(400, "not one valid Host (RFC 9112 section 3.2)")
     has_body = declares_body(fields, minor)
     if not members(fields.get(b"expect", [])) <= {b"", b"100-continue"}:
@@ -320,7 +322,7 @@ def is_target(target: bytes, method: bytes) -> bool:
     if method == b"CONNECT":
         return is_host(target) and target[-1:].isdigit() and b":" in target
     if target[:7].lower() == b"http://":
-        return is_host(re.split(rb"[/?]", target[7:], 1)[0])
+        return is_host(re.split(rb"[/?]", target[7:], maxsplit=1)[0])
     return target.startswith(b"/") or target == b"*" and method == b"OPTIONS"
 
 
@@ -341,17 +343,18 @@ def members(values: list[bytes]) -> set[bytes]:
 def declares_body(fields: dict[bytes, list[bytes]], minor: bytes) -> bool:
     """Say whether a body follows the head. Raises Refused if its length is in doubt."""
     lengths, codings = fields.get(b"content-length", []), fields.get(b"transfer-encoding", [])
-    if codings:
-        names = [name.strip(b" \t") for name in codings[0].split(b",")]
-        if lengths or codings[1:] or names == [b""] or minor == b"0":
-            raise Refused(400, "faulty framing (RFC 9112 section 6.1)")
-        if names[1:] and (names[-1] != b"chunked" or names.count(b"chunked") > 1):
-            raise Refused(400, "chunked twice, or not last (RFC 9112 section 6.3)")
-        if names != [b"chunked"]:
-            raise Refused(501, "unknown transfer coding (RFC 9112 section 6.1)")
     if lengths and not re.fullmatch(rb"[0-9]{1,18}", b",".join(lengths)):
         raise Refused(400, "not a Content-Length (RFC 9110 section 8.6)")
-    return bool(codings) or any(map(int, lengths))
+    if not codings:
+        return any(map(int, lengths))
+    names = [name.strip(b" \t") for name in codings[0].split(b",")]
+    if lengths or len(codings) > 1 or names == [b""] or minor == b"0":
+        raise Refused(400, "faulty framing (RFC 9112 section 6.1)")
+    if len(names) > 1 and (names[-1] != b"chunked" or names.count(b"chunked") > 1):
+        raise Refused(400, "chunked twice, or not last (RFC 9112 section 6.3)")
+    if names != [b"chunked"]:
+        raise Refused(501, "unknown transfer coding (RFC 9112 section 6.1)")
+    return True
 
 
 # --- The server --------------------------------------------------------------------
@@ -393,15 +396,15 @@ class ClockServer(ThreadingHTTPServer):
         self.server_name, self.server_port = self.socket.getsockname()[:2]
 
     def get_request(self) -> tuple[socket.socket, object]:
-        """Accept a connection. Overridden: without room, make some, and wait to be asked again."""
+        """Accept a connection. Overridden: where there is no room for it, some has to be made."""
         try:
-            if len(self.deadlines) < self.max_connections:
+            if len(self.deadlines) < self.max_connections or self.make_room():
                 return super().get_request()
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):  # out of file descriptors
                 raise
-        self.cut_off_oldest(time.monotonic() + REQUEST_SECONDS - GRACE_SECONDS)
-        time.sleep(RETRY_SECONDS)
+            self.make_room()
+        time.sleep(RETRY_SECONDS)  # serve_forever would ask again without a pause
         raise BlockingIOError("no room yet")
 
     def process_request(self, request: socket.socket, client_address: object) -> None:
@@ -409,8 +412,16 @@ class ClockServer(ThreadingHTTPServer):
         self.renew_deadline(request)
         self.accepted.put((request, client_address))
 
+    def add_thread(self) -> None:
+        """Start a thread that serves connections."""
+        try:
+            threading.Thread(target=self.serve_accepted, daemon=True).start()
+        except RuntimeError:  # the system has no more for us
+            self.max_connections = len(self.threads)
+
     def serve_accepted(self) -> None:
         """Serve one connection after another: the life of a thread."""
+        self.threads.append(threading.current_thread())
         while self.seats.acquire(blocking=False):  # else enough others wait
             accepted = self.accepted.get()
             self.seats.release()
@@ -421,16 +432,6 @@ class ClockServer(ThreadingHTTPServer):
                 self.add_thread()  # so that one waits while this one is busy
             self.process_request_thread(*accepted)
         self.threads.remove(threading.current_thread())
-
-    def add_thread(self) -> None:
-        """Start a thread that serves connections."""
-        thread = threading.Thread(target=self.serve_accepted, daemon=True)
-        self.threads.append(thread)
-        try:
-            thread.start()
-        except RuntimeError:  # the system has no more threads for us: so many connections, then
-            self.threads.remove(thread)
-            self.max_connections = len(self.threads)
 
     def renew_deadline(self, connection: socket.socket) -> None:
         """Give a connection the whole time for a request."""
@@ -448,10 +449,18 @@ class ClockServer(ThreadingHTTPServer):
             return True
         return False
 
+    def make_room(self) -> bool:
+        """Cut off a connection for the sake of another one, unless all have just come."""
+        return self.cut_off_oldest(time.monotonic() + REQUEST_SECONDS - GRACE_SECONDS)
+
     def service_actions(self) -> None:
-        """Cut off who is late; serve_forever calls this after each connection and when idle."""
+        """Cut off who is late; serve_forever calls this after each connection, and when idle."""
         while self.cut_off_oldest(time.monotonic()):
             pass
+        while len(self.deadlines) > self.max_connections and self.make_room():
+            pass
+        if not self.deadlines:
+            self.max_connections = MAX_CONNECTIONS
 
     def shutdown_request(self, request: socket.socket) -> None:
         """Close a connection. Overridden to forget its deadline."""
