@@ -98,6 +98,7 @@ class ClockHandler(BaseHTTPRequestHandler):
     """Answers the requests of one connection. A subclass with its own do_GET is its own site."""
 
     protocol_version = "HTTP/1.1"  # connections persist
+    allow = "GET, HEAD, OPTIONS"  # the methods
     # In every answer. The policy allows the page its own style and script and nothing else, no
     # icon either; a page of yours may need another.
     common_fields = (
@@ -129,7 +130,7 @@ class ClockHandler(BaseHTTPRequestHandler):
     def do_OPTIONS(self) -> None:
         """Answer with the methods that can be used here (RFC 9110 section 9.3.7)."""
         self.send_response(204)
-        self.send_header("Allow", "GET, HEAD, OPTIONS")
+        self.send_header("Allow", self.allow)
         self.end_headers()
 
     def do_POST(self) -> None:
@@ -149,12 +150,12 @@ class ClockHandler(BaseHTTPRequestHandler):
         elif self.request_version == "HTTP/1.0":
             self.send_header("Connection", "keep-alive")
         if code == 405:
-            self.send_header("Allow", "GET, HEAD, OPTIONS")
+            self.send_header("Allow", self.allow)
 
     def send_error(self, code: int, message: str | None = None, explain: object = None) -> None:
         """Refuse in a line of plain text, then close. Overridden: the stock one logs twice."""
         self.close_connection = True
-        text = "%d %s%s\n" % (code, self.responses[code][0], message and ": " + message or "")
+        text = "%d %s%s\n" % (code, self.responses[code][0], ": " + message if message else "")
         self.send_page(text.encode(), "text/plain; charset=utf-8", code)
 
     def log_message(self, format: str, *args: object) -> None:
@@ -255,9 +256,9 @@ class Refused(Exception):
 
 # No two neighbouring repetitions match the same byte, so all of these are linear.
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110 section 5.6.2
+# RFC 9112 sections 3 and 5; RFC 3986 section 3.2 without user, and without the comma of a list
 REQUEST_LINE = re.compile(rb"(%s) ([!\"$-~]+) HTTP/([0-9])\.([0-9])\r\n" % TOKEN)
 FIELD_LINE = re.compile(rb"(?m)^(%s):([\t -~\x80-\xff]*)\r\n" % TOKEN)
-# RFC 3986 section 3.2 without a user, and without the comma of a list
 HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[!$&'()*+.;=_~0-9A-Za-z-]|%[0-9A-Fa-f]{2})+)"
                   rb"(?::[0-9]*)?")
 
@@ -329,10 +330,11 @@ def is_target(target: bytes, method: bytes) -> bool:
 def is_host(value: bytes) -> bool:
     """Say whether the value is a host, with or without a port (RFC 9110 section 7.2)."""
     match = HOST.fullmatch(value)
-    if match and match[1]:
-        with suppress(OSError):
-            return bool(socket.inet_pton(socket.AF_INET6, match[1].decode()))
-    return match is not None and not match[1]
+    if not match or not match[1]:
+        return bool(match)
+    with suppress(OSError):
+        return bool(socket.inet_pton(socket.AF_INET6, match[1].decode()))
+    return False
 
 
 def members(values: list[bytes]) -> set[bytes]:
@@ -387,7 +389,8 @@ class ClockServer(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Bind. Overridden to look up no name, and for the options that connections inherit."""
         if self.address_family == socket.AF_INET6:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # and IPv4
+            with suppress(AttributeError, OSError):  # then it is IPv6 alone
+                self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
@@ -416,7 +419,9 @@ class ClockServer(ThreadingHTTPServer):
         """Start a thread that serves connections."""
         try:
             threading.Thread(target=self.serve_accepted, daemon=True).start()
-        except RuntimeError:  # the system has no more for us
+        except RuntimeError:  # the system has no more for us: so many connections, then
+            if not self.threads:
+                raise
             self.max_connections = len(self.threads)
 
     def serve_accepted(self) -> None:
@@ -470,12 +475,13 @@ class ClockServer(ThreadingHTTPServer):
     def server_close(self) -> None:
         """Close all connections and end the threads. Overridden: the stock one does neither."""
         super().server_close()
-        while self.cut_off_oldest(math.inf):
-            pass
         self.accepted.put(())
         end = time.monotonic() + STOP_SECONDS
         for thread in self.threads[:]:
-            thread.join(max(0, end - time.monotonic()))
+            while thread.is_alive() and time.monotonic() < end:
+                while self.cut_off_oldest(math.inf):
+                    pass
+                thread.join(RETRY_SECONDS)
 
 
 def any_address() -> str:
@@ -546,7 +552,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             server.serve_forever()
     except KeyboardInterrupt:
         say("Stopped.")
-    except (OSError, UnicodeError) as error:  # the latter for what cannot be a name
+    except (OSError, RuntimeError, UnicodeError) as error:  # no thread; what cannot be a name
         print("clock_server: cannot serve on port %d of %s: %s" % (
             args.port, args.bind or "all interfaces", getattr(error, "strerror", None) or error),
             file=sys.stderr)
