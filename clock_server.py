@@ -42,7 +42,7 @@ __version__ = "1.0.0"
 # --- The page ----------------------------------------------------------------------
 
 STYLE = """
-html { color-scheme: light dark; height: 100%; display: grid; }
+html { color-scheme: light dark; background: Canvas; height: 100%; display: grid; }
 body { margin: auto; }
 h1 { font: 400 clamp(1rem, 6vw, 14rem) system-ui, sans-serif; margin: 0;
      font-variant-numeric: tabular-nums; white-space: pre; }
