@@ -143,8 +143,9 @@ class ClockHandler(BaseHTTPRequestHandler):
         """Log an answer and begin it. Overridden to put in what every answer carries."""
         self.log_request(code)
         phrase = message or self.responses.get(code, ("",))[0]
-        self.wfile.write(f"HTTP/1.1 {code:d} {phrase}\r\nDate: {http_date(int(time.time()))}\r\n"
-                         f"{self.common_fields}".encode("latin-1"))
+        self.wfile.write(f"{self.protocol_version} {code:d} {phrase}\r\n"
+                         f"Date: {http_date(int(time.time()))}\r\n{self.common_fields}"
+                         .encode("latin-1"))
         if self.close_connection:  # RFC 9112 section 9.3
             self.send_header("Connection", "close")
         elif self.request_version == "HTTP/1.0":
