@@ -155,7 +155,7 @@ class ClockHandler(BaseHTTPRequestHandler):
 
     def send_error(self, code: int, message: str | None = None, explain: object = None) -> None:
         """Refuse in a line of plain text, then close. Overridden: the stock one logs twice."""
-        self.close_connection = True
+        self.close_connection, self.client_done = True, False  # it may well still be sending
         text = "%d %s%s\n" % (code, self.responses[code][0], ": " + message if message else "")
         self.send_page(text.encode(), "text/plain; charset=utf-8", code)
 
@@ -520,10 +520,8 @@ def start_line(host: str, port: int) -> str:
 
 def say(text: str) -> None:
     """Print a line at once, whether or not anybody reads it."""
-    try:
+    with suppress(OSError):
         print(text, flush=True)
-    except OSError:
-        sys.stdout = None  # or Python would try again at its end, and complain
 
 
 def stop(number: int, frame: object) -> None:

@@ -39,7 +39,13 @@ Answer = namedtuple("Answer", "status fields body head")
 
 
 class WatchedServer(ClockServer):
-    """Remembers what it would have reported as an error."""
+    """Remembers what it would have reported as an error, and how many it served at once."""
+
+    most = 0
+
+    def process_request(self, request, client_address):
+        super().process_request(request, client_address)
+        self.most = max(self.most, len(self.deadlines))
 
     def handle_error(self, request, client_address):
         self.errors.append(sys.exc_info()[1])
@@ -722,6 +728,7 @@ class ServerTest(unittest.TestCase):
                 connection.sendall(LAST)
             self.assertEqual([len(parse_answers(read_to_end(connection))) for connection in connections],
                              [1] * 40)
+            self.assertLessEqual(server.most, 4)
 
     def test_threads_are_kept_and_bounded(self):
         with running_server(SPARE_THREADS=2) as server, contextlib.ExitStack() as stack:
@@ -738,22 +745,28 @@ class ServerTest(unittest.TestCase):
             wait_until(lambda: len(server.threads) <= 2)
 
     def test_serves_with_as_many_threads_as_it_gets(self):
-        start, threads = threading.Thread.start, []
+        start, enough, asked = threading.Thread.start, threading.Event(), []
 
         def grudging_start(thread):
-            if len(threads) >= 3:
+            asked.append(thread)
+            if len(asked) > 3:
+                enough.wait()
                 raise RuntimeError("can't start new thread")
-            threads.append(thread)
             start(thread)
-        with running_server(GRACE_SECONDS=0) as server, contextlib.ExitStack() as stack:
-            with mock.patch("threading.Thread.start", grudging_start):
+        with running_server(GRACE_SECONDS=0, REQUEST_SECONDS=1000) as server:
+            with mock.patch("threading.Thread.start", grudging_start), contextlib.ExitStack() as stack:
                 for _ in range(20):
                     stack.enter_context(connect(server)).sendall(b"GET")
-                self.assertEqual([answer.status for answer in exchange(server, LAST)], [200])
+                visitor = stack.enter_context(connect(server))
+                visitor.sendall(LAST)
+                wait_until(lambda: len(server.deadlines) == 21)
+                enough.set()
+                self.assertEqual(len(parse_answers(read_to_end(visitor))), 1)
+            wait_until(lambda: server.max_connections == clock_server.MAX_CONNECTIONS)
 
     def test_clients_that_vanish_leave_no_trace(self):
         reset = struct.pack("ii", 1, 0)
-        with running_server() as server:
+        with running_server(REQUEST_SECONDS=1000) as server:
             for data in [b"", b"GET", GET, GET * 50, b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n"] * 10:
                 with connect(server) as connection:
                     connection.sendall(data)
@@ -781,6 +794,14 @@ class ServerTest(unittest.TestCase):
                     connection.sendall(GET[:-2])
                 wait_until(lambda: len(server.deadlines) == 10)
             self.assertEqual([read_to_end(connection) for connection in connections], [b""] * 10)
+
+    def test_connections_inherit_their_options(self):
+        with running_server() as server, connect(server):
+            wait_until(lambda: server.deadlines)
+            connection, = server.deadlines
+            self.assertTrue(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            self.assertLessEqual(connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF),
+                                 2 * clock_server.SEND_BYTES)  # Linux doubles it
 
     def test_port_is_free_again_and_refused_while_in_use(self):
         with running_server() as server:
@@ -832,11 +853,11 @@ class ServerTest(unittest.TestCase):
 # --- The command -------------------------------------------------------------------
 
 @contextlib.contextmanager
-def running_command(*arguments, command=(), **options):
-    """Run the command on a free port; yield the process, its start line and its port."""
-    process = subprocess.Popen(
-        [*command, sys.executable, "-W", "error", os.path.join(HERE, "clock_server.py"), *arguments, "0"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, **options)
+def running_command(*arguments, code=None):
+    """Run the command, or this code, on a free port; yield the process, its start line and port."""
+    command = ["-c", code] if code else [os.path.join(HERE, "clock_server.py"), *arguments, "0"]
+    process = subprocess.Popen([sys.executable, "-W", "error", *command], cwd=HERE,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
     with process:
         try:
             line = process.stdout.readline()
@@ -903,9 +924,10 @@ class CommandTest(unittest.TestCase):
 
     @unittest.skipIf(os.name == "nt", "Windows has other signals")
     def test_sigint_counts_when_it_came_ignored(self):
-        ignore = [sys.executable, "-c", "import os, signal, sys\n"
-                  "signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"]
-        with running_command(command=ignore) as (process, _, port):
+        ignored = ("import signal, sys, clock_server\n"
+                   "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+                   "sys.exit(clock_server.main(['0']))")
+        with running_command(code=ignored) as (process, _, port):
             process.send_signal(signal.SIGINT)
             self.assertEqual(process.wait(GIVE_UP), 0)
 
@@ -968,14 +990,44 @@ class CommandTest(unittest.TestCase):
 
     @unittest.skipIf(os.name == "nt", "Windows has no such limit")
     def test_survives_without_file_descriptors(self):
-        few = [sys.executable, "-c", "import os, resource, sys\n"
-               "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)); os.execv(sys.argv[1], sys.argv[1:])"]
-        with running_command("-q", command=few) as (process, _, port), contextlib.ExitStack() as stack:
+        few = ("import resource, sys, clock_server\n"
+               "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\n"
+               "clock_server.REQUEST_SECONDS = 1000\n"
+               "sys.exit(clock_server.main(['-q', '0']))")
+        with running_command(code=few) as (process, _, port), contextlib.ExitStack() as stack:
             for _ in range(100):
                 stack.enter_context(socket.create_connection(("127.0.0.1", port)))
             self.assertEqual(visit(port), 200)
             process.terminate()
             self.assertEqual(process.communicate(timeout=GIVE_UP), ("Stopped.\n", ""))
+
+
+# --- The README --------------------------------------------------------------------
+
+README = os.path.join(HERE, "README.md")
+
+
+@unittest.skipUnless(os.path.exists(README), "only the module and its tests are here")
+class ReadmeTest(unittest.TestCase):
+
+    def setUp(self):
+        with open(README, encoding="utf-8") as file:
+            self.text = file.read()
+
+    def test_limits_are_those_of_the_module(self):
+        said = {name: float(value.replace(",", ""))
+                for name, value in re.findall(r"^\| `([A-Z_]+)` \| ([0-9.,]+) \|", self.text, re.M)}
+        limits = {name: value for name, value in vars(clock_server).items()
+                  if name.isupper() and isinstance(value, (int, float))}
+        self.assertEqual(said, limits)
+
+    def test_example_is_a_server(self):
+        example = re.search(r"```python\n(.*?)\nwith ", self.text, re.S)[1]
+        names = {}
+        exec(example, names)
+        with mock.patch("sys.stderr"), running_server(names["Hello"]) as server:
+            answer, = exchange(server, GET)
+        self.assertEqual(answer.body, b"Hello, /")
 
 
 # --- The browser -------------------------------------------------------------------
