@@ -269,24 +269,22 @@ def read_head(readline: Callable[[int], bytes]) -> bytes:
 
     Raises ConnectionAbortedError when the client leaves before that.
     """
-    lines: list[bytes] = []
-    size = 0
-    while size <= HEAD_BYTES and len(lines) <= MAX_FIELDS + 1:
-        line = readline(LINE_BYTES + 1)
-        size += len(line)
-        if line == b"\r\n":
-            if lines:
+    read_line = functools.partial(readline, LINE_BYTES + 1)
+    line, size = read_line(), 0
+    while line == b"\r\n" and size < HEAD_BYTES:  # before a request: RFC 9112 section 2.2
+        line, size = read_line(), size + 2
+    lines = [line]
+    if REQUEST_LINE.match(line):
+        for line in iter(read_line, b"\r\n"):
+            lines.append(line)
+            size += len(line)
+            if line[-2:] != b"\r\n" or size > HEAD_BYTES or len(lines) > MAX_FIELDS + 1:
                 break
-            continue  # empty lines before a request are ignored: RFC 9112 section 2.2
-        if not line.endswith(b"\n") and len(line) <= LINE_BYTES:
-            raise ConnectionAbortedError("the client left before its request was whole")
-        lines.append(line)
-        if not line.endswith(b"\r\n") or len(lines) == 1 and not REQUEST_LINE.match(line):
-            break
+    if line[-1:] != b"\n" and len(line) <= LINE_BYTES:
+        raise ConnectionAbortedError("the client left before its request was whole")
     return b"".join(lines)
 
 
-@functools.lru_cache(maxsize=64)  # most clients repeat their head to the letter
 def parse_head(head: bytes) -> tuple[str, str, str, bool, bool]:
     """Return method, target, version ("HTTP/1.0" or "HTTP/1.1"), whether a body follows, and
     whether nothing follows at all. Raises Refused."""
@@ -301,22 +299,29 @@ def parse_head(head: bytes) -> tuple[str, str, str, bool, bool]:
         raise Refused(505, "not HTTP/1.1 (RFC 9110 section 15.6.6)")
     if not is_target(target, method):
         raise Refused(400, "not a request target (RFC 9112 section 3.2)")
-    found = FIELD_LINE.findall(head.lower(), match.end())
-    if len(found) < lines - 1:
+    version = "HTTP/1.0" if minor == b"0" else "HTTP/1.1"  # RFC 9110 section 2.5
+    has_body, close = check_fields(head[match.end():], version)
+    return method.decode(), target.decode(), version, has_body, close and not has_body
+
+
+@functools.lru_cache(maxsize=64)  # most clients repeat their fields to the letter
+def check_fields(section: bytes, version: str) -> tuple[bool, bool]:
+    """Say whether a body follows these field lines, and whether the client wants the connection
+    closed. Raises Refused."""
+    found = FIELD_LINE.findall(section.lower())
+    if len(found) < section.count(b"\n"):
         raise Refused(400, "not a field line (RFC 9112 section 5)")
     fields: dict[bytes, list[bytes]] = {}
     for name, value in found:
         fields.setdefault(name, []).append(value.strip(b" \t"))
     hosts = fields.get(b"host", [])
-    if len(hosts) > 1 or not hosts and minor != b"0" or not all(map(is_host, hosts)):
+    if len(hosts) > 1 or not hosts and version != "HTTP/1.0" or not all(map(is_host, hosts)):
         raise Refused(400, "not one valid Host (RFC 9112 section 3.2)")
-    has_body = declares_body(fields, minor)
+    has_body = declares_body(fields, version)
     if not members(fields.get(b"expect", [])) <= {b"", b"100-continue"}:
         raise Refused(417, "unknown expectation (RFC 9110 section 10.1.1)")
     options = members(fields.get(b"connection", []))  # RFC 9112 section 9.3
-    close = b"close" in options or minor == b"0" and b"keep-alive" not in options
-    version = "HTTP/1.0" if minor == b"0" else "HTTP/1.1"  # RFC 9110 section 2.5
-    return method.decode(), target.decode(), version, has_body, close and not has_body
+    return has_body, b"close" in options or version == "HTTP/1.0" and b"keep-alive" not in options
 
 
 def is_target(target: bytes, method: bytes) -> bool:
@@ -343,7 +348,7 @@ def members(values: list[bytes]) -> set[bytes]:
     return {member.strip(b" \t") for member in b",".join(values).split(b",")}
 
 
-def declares_body(fields: dict[bytes, list[bytes]], minor: bytes) -> bool:
+def declares_body(fields: dict[bytes, list[bytes]], version: str) -> bool:
     """Say whether a body follows the head. Raises Refused if its length is in doubt."""
     lengths, codings = fields.get(b"content-length", []), fields.get(b"transfer-encoding", [])
     if lengths and not re.fullmatch(rb"[0-9]{1,18}", b",".join(lengths)):
@@ -351,7 +356,7 @@ def declares_body(fields: dict[bytes, list[bytes]], minor: bytes) -> bool:
     if not codings:
         return any(map(int, lengths))
     names = [name.strip(b" \t") for name in codings[0].split(b",")]
-    if lengths or len(codings) > 1 or names == [b""] or minor == b"0":
+    if lengths or len(codings) > 1 or names == [b""] or version == "HTTP/1.0":
         raise Refused(400, "faulty framing (RFC 9112 section 6.1)")
     if len(names) > 1 and (names[-1] != b"chunked" or names.count(b"chunked") > 1):
         raise Refused(400, "chunked twice, or not last (RFC 9112 section 6.3)")
