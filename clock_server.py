@@ -191,7 +191,7 @@ class ClockHandler(BaseHTTPRequestHandler):
         if self.parse_request():
             try:
                 getattr(self, "do_" + self.command, lambda: self.send_error(501))()
-            except Exception:  # our fault: a traceback for the operator, a 500 for the client
+            except BaseException:  # our fault: a traceback for the operator, a 500 for the client
                 self.server.handle_error(self.request, self.client_address)
                 self.flush_headers()  # into the answer that is thrown away
                 self.wfile = io.BytesIO()
@@ -244,7 +244,6 @@ REQUEST_SECONDS = 10    # from waiting for a request until its answer is taken
 MAX_CONNECTIONS = 512   # at once: half of the usual 1,024 file descriptors
 GRACE_SECONDS = 0.25    # before a newcomer can be cut off: bursts of honest ones need it
 RETRY_SECONDS = 0.0005  # between looks for room: short for a visitor, long for a processor
-SPARE_THREADS = 32      # that wait for connections; others end, so an attack leaves no trace
 STOP_SECONDS = 0.4      # for threads to end: with the half one of serve_forever, below a second
 SEND_BYTES = 40960      # sent ahead to who does not read: little, but 32 KiB slow loopback down
 
@@ -382,9 +381,7 @@ class ClockServer(ThreadingHTTPServer):
         # When to cut off each connection, by time.monotonic(). The deadlines are all equally
         # far, and a new request moves its connection to the end: the first has waited longest.
         self.deadlines: dict[socket.socket, float] = {}
-        self.max_connections = MAX_CONNECTIONS
         self.accepted: queue.SimpleQueue[tuple] = queue.SimpleQueue()
-        self.seats = threading.Semaphore(SPARE_THREADS)  # for threads that wait
         self.threads: list[threading.Thread] = []
         host, port = server_address[:2]
         self.address_family, *_, address = min(
@@ -425,6 +422,7 @@ class ClockServer(ThreadingHTTPServer):
         """Start a thread that serves connections."""
         try:
             threading.Thread(target=self.serve_accepted, daemon=True).start()
+            self.max_connections = MAX_CONNECTIONS
         except RuntimeError:  # the system has no more for us: so many connections, then
             if not self.threads:
                 raise
@@ -433,16 +431,11 @@ class ClockServer(ThreadingHTTPServer):
     def serve_accepted(self) -> None:
         """Serve one connection after another: the life of a thread."""
         self.threads.append(threading.current_thread())
-        while self.seats.acquire(blocking=False):  # else enough others wait
-            accepted = self.accepted.get()
-            self.seats.release()
-            if not accepted:
-                self.accepted.put(())  # the others are to end, too
-                break
+        for accepted in iter(self.accepted.get, ()):
             if len(self.threads) <= len(self.deadlines):
                 self.add_thread()  # so that one waits while this one is busy
             self.process_request_thread(*accepted)
-        self.threads.remove(threading.current_thread())
+        self.accepted.put(())  # the others are to end, too
 
     def renew_deadline(self, connection: socket.socket) -> None:
         """Give a connection the whole time for a request."""
@@ -470,8 +463,6 @@ class ClockServer(ThreadingHTTPServer):
             pass
         while len(self.deadlines) > self.max_connections and self.make_room():
             pass
-        if not self.deadlines:
-            self.max_connections = MAX_CONNECTIONS
 
     def shutdown_request(self, request: socket.socket) -> None:
         """Close a connection. Overridden to forget its deadline."""
