@@ -282,6 +282,7 @@ def read_head(readline: Callable[[int], bytes]) -> bytes:
     return b"".join(lines)
 
 
+@functools.lru_cache(maxsize=64)  # most clients repeat their head to the letter
 def parse_head(head: bytes) -> tuple[str, str, str, bool, bool]:
     """Return method, target, version ("HTTP/1.0" or "HTTP/1.1"), whether a body follows, and
     whether nothing follows at all. Raises Refused."""
@@ -301,7 +302,7 @@ def parse_head(head: bytes) -> tuple[str, str, str, bool, bool]:
     return method.decode(), target.decode(), version, has_body, close and not has_body
 
 
-@functools.lru_cache(maxsize=64)  # most clients repeat their fields to the letter
+@functools.lru_cache(maxsize=64)  # or at least the fields
 def check_fields(section: bytes, version: str) -> tuple[bool, bool]:
     """Say whether a body follows these field lines, and whether the client wants the connection
     closed. Raises Refused."""
