@@ -242,6 +242,7 @@ REQUEST_SECONDS = 10    # from waiting for a request until its answer is taken
 MAX_CONNECTIONS = 512   # at once: half of the usual 1,024 file descriptors
 GRACE_SECONDS = 0.25    # before a newcomer can be cut off: bursts of honest ones need it
 RETRY_SECONDS = 0.0005  # between looks for room: short for a visitor, long for a processor
+SPARE_THREADS = 32      # that wait for connections; others end, so an attack leaves no trace
 STOP_SECONDS = 0.4      # for threads to end: with the half one of serve_forever, below a second
 SEND_BYTES = 40960      # sent ahead to who does not read: little, but 32 KiB slow loopback down
 
@@ -381,6 +382,7 @@ class ClockServer(ThreadingHTTPServer):
         # far, and a new request moves its connection to the end: the first has waited longest.
         self.deadlines: dict[socket.socket, float] = {}
         self.accepted: queue.SimpleQueue[tuple] = queue.SimpleQueue()
+        self.seats = [None] * SPARE_THREADS  # for threads that wait
         self.threads: list[threading.Thread] = []
         host, port = server_address[:2]
         self.address_family, *_, address = min(
@@ -430,11 +432,18 @@ class ClockServer(ThreadingHTTPServer):
     def serve_accepted(self) -> None:
         """Serve one connection after another: the life of a thread."""
         self.threads.append(threading.current_thread())
-        for accepted in iter(self.accepted.get, ()):
-            if len(self.threads) <= len(self.deadlines):
-                self.add_thread()  # so that one waits while this one is busy
-            self.process_request_thread(*accepted)
-        self.accepted.put(())  # the others are to end, too
+        with suppress(IndexError):  # no seat is left: enough others wait
+            while True:
+                self.seats.pop()
+                accepted = self.accepted.get()
+                self.seats.append(None)
+                if not accepted:
+                    self.accepted.put(())  # the others are to end, too
+                    break
+                if len(self.threads) <= len(self.deadlines):
+                    self.add_thread()  # so that one waits while this one is busy
+                self.process_request_thread(*accepted)
+        self.threads.remove(threading.current_thread())
 
     def renew_deadline(self, connection: socket.socket) -> None:
         """Give a connection the whole time for a request."""

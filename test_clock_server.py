@@ -67,8 +67,7 @@ def running_server(handler=QuietHandler, errors=(), **limits):
             finally:
                 server.shutdown()
                 thread.join()
-        left = [thread for thread in server.threads if thread.is_alive()]
-        assert not left and not server.deadlines, (left, server.deadlines)
+        assert not server.threads and not server.deadlines, (server.threads, server.deadlines)
         assert [type(error) for error in server.errors] == list(errors), server.errors
 
 
@@ -736,7 +735,8 @@ class ServerTest(unittest.TestCase):
             self.assertLessEqual(server.most, 4)
 
     def test_threads_are_kept_and_bounded(self):
-        with running_server(MAX_CONNECTIONS=8, GRACE_SECONDS=0) as server, contextlib.ExitStack() as stack:
+        limits = {"MAX_CONNECTIONS": 8, "GRACE_SECONDS": 0, "SPARE_THREADS": 2}
+        with running_server(**limits) as server, contextlib.ExitStack() as stack:
             for _ in range(50):
                 exchange(server, LAST)
             self.assertLessEqual(len(server.threads), 3)
@@ -745,6 +745,8 @@ class ServerTest(unittest.TestCase):
                 connection.sendall(GET)
                 self.assertTrue(connection.recv(65536))
             self.assertIn(len(server.threads), [8, 9, 10])
+            stack.close()
+            wait_until(lambda: len(server.threads) <= 2)
 
     def test_serves_with_as_many_threads_as_it_gets(self):
         start, enough, asked = threading.Thread.start, threading.Event(), []
