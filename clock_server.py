@@ -421,9 +421,9 @@ class ClockServer(ThreadingHTTPServer):
 
     def add_thread(self) -> None:
         """Start a thread that serves connections."""
+        self.max_connections = MAX_CONNECTIONS
         try:
             threading.Thread(target=self.serve_accepted, daemon=True).start()
-            self.max_connections = MAX_CONNECTIONS
         except RuntimeError:  # the system has no more for us: so many connections, then
             if not self.threads:
                 raise
