@@ -387,8 +387,8 @@ class ClockServer(ThreadingHTTPServer):
         host, port = server_address[:2]
         self.address_family, *_, address = min(
             socket.getaddrinfo(host or any_address(), None, type=socket.SOCK_STREAM))
-        super().__init__((address[0], port, *address[2:]), RequestHandlerClass, bind_and_activate)
         self.add_thread()
+        super().__init__((address[0], port, *address[2:]), RequestHandlerClass, bind_and_activate)
 
     def server_bind(self) -> None:
         """Bind. Overridden to look up no name, and for the options that connections inherit."""
