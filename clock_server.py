@@ -271,7 +271,7 @@ def read_head(readline: Callable[[int], bytes]) -> bytes:
     line, size = read_line(), 0
     while line == b"\r\n" and size < HEAD_BYTES:  # before a request: RFC 9112 section 2.2
         line, size = read_line(), size + 2
-    lines = [line]
+    lines, size = [line], len(line)
     if line[-11:-5] == b" HTTP/":  # the version comes last; without one the request is lost
         for line in iter(read_line, b"\r\n"):
             lines.append(line)

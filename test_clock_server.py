@@ -408,6 +408,8 @@ LONG = b"a" * 7980
 CHUNKS = b"1b\r\n" + GET + b"\r\n0\r\n\r\n"
 ACCEPTED = [  # section of the RFC, label, request, status, whether the connection persists
     ("9112 2.2", "empty lines first", b"\r\n\r\n\r\n" + GET, 200, True),
+    ("9112 2.2", "60 KB of them, then a long head",
+     b"\r\n" * 30000 + get(b"X: " + LONG, b"Content-Length: 27", body=GET), 200, False),
     ("9112 3", "plain", GET, 200, True),
     ("9112 3", "8,000 bytes", request(b"GET /" + LONG + b"abcdef HTTP/1.1"), 200, True),
     ("9112 3.2.1", "any path and query", request(b"GET //..?%zz HTTP/1.1"), 200, True),
