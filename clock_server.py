@@ -317,7 +317,7 @@ def check_fields(section: bytes, version: str) -> tuple[bool, bool]:
     if len(hosts) > 1 or not hosts and version != "HTTP/1.0" or not all(map(is_host, hosts)):
         raise Refused(400, "not one valid Host (RFC 9112 section 3.2)")
     has_body = declares_body(fields, version)
-    if not members(fields.get(b"expect", [])) <= {b"", b"100-continue"}:
+    if not {b"", b"100-continue"}.issuperset(members(fields.get(b"expect", []))):
         raise Refused(417, "unknown expectation (RFC 9110 section 10.1.1)")
     options = members(fields.get(b"connection", []))  # RFC 9112 section 9.3
     return has_body, b"close" in options or version == "HTTP/1.0" and b"keep-alive" not in options
@@ -342,9 +342,9 @@ def is_host(value: bytes) -> bool:
     return False
 
 
-def members(values: list[bytes]) -> set[bytes]:
+def members(values: list[bytes]) -> list[bytes]:
     """Return the members of a field that is a list (RFC 9110 section 5.6.1)."""
-    return {member.strip(b" \t") for member in b",".join(values).split(b",")}
+    return [member.strip(b" \t") for member in b",".join(values).split(b",")]
 
 
 def declares_body(fields: dict[bytes, list[bytes]], version: str) -> bool:
@@ -354,7 +354,7 @@ def declares_body(fields: dict[bytes, list[bytes]], version: str) -> bool:
         raise Refused(400, "not a Content-Length (RFC 9110 section 8.6)")
     if not codings:
         return any(map(int, lengths))
-    names = [name.strip(b" \t") for name in codings[0].split(b",")]
+    names = members(codings)
     if lengths or len(codings) > 1 or names == [b""] or version == "HTTP/1.0":
         raise Refused(400, "faulty framing (RFC 9112 section 6.1)")
     if len(names) > 1 and (names[-1] != b"chunked" or names.count(b"chunked") > 1):
