@@ -68,6 +68,7 @@ const offset = Date.parse(time.dateTime.slice(0, 23) + "Z") + age - Date.now();
 def render_page(now: float) -> bytes:
     """Return the page for the moment `now`, in seconds since 1970, as UTF-8."""
     local = time.localtime(now)
+    # The milliseconds, which strftime does not have, come in last. %z is such as +0530.
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S.%%03d%z", local) % (now % 1 * 1000)
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -97,7 +98,7 @@ class ClockHandler(BaseHTTPRequestHandler):
     """Answers the requests of one connection. A subclass with its own do_GET is its own site."""
 
     protocol_version = "HTTP/1.1"  # connections persist
-    allow = "GET, HEAD, OPTIONS"  # the methods
+    allow = "GET, HEAD, OPTIONS"  # the methods that a client is told of
     # In every answer. The policy allows the page its own style and script and nothing else, no
     # icon either; a page of yours may need another.
     common_fields = (
@@ -178,7 +179,9 @@ class ClockHandler(BaseHTTPRequestHandler):
         self.requests_left = MAX_REQUESTS
         with suppress(OSError):  # the client is gone, or the server cut it off: no error
             super().handle()
-            if not self.client_done:  # unread bytes would cause a reset: RFC 9112 section 9.6
+            # To close before all is read causes a reset, which can destroy the answer: RFC 9112
+            # section 9.6.
+            if not self.client_done:
                 self.connection.shutdown(socket.SHUT_WR)
                 while self.connection.recv(65536):
                     pass
@@ -204,6 +207,7 @@ class ClockHandler(BaseHTTPRequestHandler):
 
     def parse_request(self) -> bool:
         """Take in the head; False if it is refused. Overridden: the stock one forgives too much."""
+        # For the log, where quotes enclose it.
         self.requestline = self.head.partition(b"\r\n")[0].decode("latin-1").replace('"', "%22")
         self.requests_left -= 1
         try:
@@ -244,7 +248,7 @@ GRACE_SECONDS = 0.25    # before a newcomer can be cut off: bursts of honest one
 RETRY_SECONDS = 0.0005  # between looks for room: short for a visitor, long for a processor
 SPARE_THREADS = 32      # that wait for connections; others end, so an attack leaves no trace
 STOP_SECONDS = 0.4      # for threads to end: with the half one of serve_forever, below a second
-SEND_BYTES = 40960      # sent ahead to who does not read: little, but 32 KiB slow loopback down
+SEND_BYTES = 40960      # the system keeps for who does not read; 32 KiB make a large page slow
 
 
 # --- The grammar -------------------------------------------------------------------
@@ -272,7 +276,7 @@ def read_head(readline: Callable[[int], bytes]) -> bytes:
     while line == b"\r\n" and size < HEAD_BYTES:  # before a request: RFC 9112 section 2.2
         line, size = read_line(), size + 2
     lines, size = [line], len(line)
-    if line[-11:-5] == b" HTTP/":  # the version comes last; without one the request is lost
+    if line[-11:-5] == b" HTTP/":  # as in " HTTP/1.1\r\n"; without a version it is lost
         for line in iter(read_line, b"\r\n"):
             lines.append(line)
             size += len(line)
@@ -286,7 +290,10 @@ def read_head(readline: Callable[[int], bytes]) -> bytes:
 @functools.lru_cache(maxsize=64)  # most clients repeat their head to the letter
 def parse_head(head: bytes) -> tuple[str, str, str, bool, bool]:
     """Return method, target, version ("HTTP/1.0" or "HTTP/1.1"), whether a body follows, and
-    whether nothing follows at all. Raises Refused."""
+    whether the client is done: it wants the connection closed, and no body follows.
+
+    Raises Refused.
+    """
     lines = head.count(b"\n")
     if len(head) > HEAD_BYTES or lines > MAX_FIELDS + 1 or not head.endswith(b"\n"):
         raise Refused(431 if lines else 414, "too long (RFC 9110 section 5.4)")
@@ -303,7 +310,7 @@ def parse_head(head: bytes) -> tuple[str, str, str, bool, bool]:
     return method.decode(), target.decode(), version, has_body, close and not has_body
 
 
-@functools.lru_cache(maxsize=64)  # or at least the fields
+@functools.lru_cache(maxsize=64)  # those who ask for another target repeat the fields
 def check_fields(section: bytes, version: str) -> tuple[bool, bool]:
     """Say whether a body follows these field lines, and whether the client wants the connection
     closed. Raises Refused."""
@@ -373,7 +380,7 @@ class ClockServer(ThreadingHTTPServer):
     request_queue_size = socket.SOMAXCONN  # the stock 5 loses the front of a burst
     # On Windows this would share a port in use; elsewhere a restart needs it.
     allow_reuse_address = not hasattr(socket, "SO_EXCLUSIVEADDRUSE")
-    allow_reuse_port = False
+    allow_reuse_port = False  # as it is in most Pythons: it would share a port, too
 
     def __init__(self, server_address: tuple[str, int],
                  RequestHandlerClass: Callable[..., BaseHTTPRequestHandler] = ClockHandler,
@@ -382,10 +389,12 @@ class ClockServer(ThreadingHTTPServer):
         # far, and a new request moves its connection to the end: the first has waited longest.
         self.deadlines: dict[socket.socket, float] = {}
         self.accepted: queue.SimpleQueue[tuple] = queue.SimpleQueue()
-        self.seats = [None] * SPARE_THREADS  # for threads that wait
+        # A thread that waits takes a seat. Those of a list are as safe to take as those of a
+        # semaphore, and cheaper.
+        self.seats = [None] * SPARE_THREADS
         self.threads: list[threading.Thread] = []
         host, port = server_address[:2]
-        self.address_family, *_, address = min(
+        self.address_family, *_, address = min(  # of a name that has both, IPv4
             socket.getaddrinfo(host or any_address(), None, type=socket.SOCK_STREAM))
         self.add_thread()
         super().__init__((address[0], port, *address[2:]), RequestHandlerClass, bind_and_activate)
@@ -421,7 +430,7 @@ class ClockServer(ThreadingHTTPServer):
 
     def add_thread(self) -> None:
         """Start a thread that serves connections."""
-        self.max_connections = MAX_CONNECTIONS
+        self.max_connections = MAX_CONNECTIONS  # before the start: later, it could undo the limit
         try:
             threading.Thread(target=self.serve_accepted, daemon=True).start()
         except RuntimeError:  # the system has no more for us: so many connections, then
@@ -452,7 +461,7 @@ class ClockServer(ThreadingHTTPServer):
 
     def cut_off_oldest(self, until: float) -> bool:
         """Cut off the connection that has waited longest if its deadline is not after `until`."""
-        for connection, deadline in self.deadlines.copy().items():
+        for connection, deadline in self.deadlines.copy().items():  # threads change the original
             if deadline > until:
                 break
             self.deadlines.pop(connection, None)
@@ -484,7 +493,7 @@ class ClockServer(ThreadingHTTPServer):
         end = time.monotonic() + STOP_SECONDS
         for thread in self.threads[:]:
             while thread.is_alive() and time.monotonic() < end:
-                while self.cut_off_oldest(math.inf):
+                while self.cut_off_oldest(math.inf):  # again, for a thread may have renewed one
                     pass
                 thread.join(RETRY_SECONDS)
 
@@ -528,10 +537,10 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def stop(number: int, frame: object) -> None:
+def stop(*_: object) -> None:
     """Stop at the first signal; ignore the next ones, for stopping has begun."""
     for number in signal.SIGINT, signal.SIGTERM:
-        signal.signal(number, lambda number, frame: None)
+        signal.signal(number, lambda *_: None)
     raise KeyboardInterrupt
 
 
@@ -555,7 +564,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             server.serve_forever()
     except KeyboardInterrupt:
         say("Stopped.")
-    except (OSError, RuntimeError, UnicodeError) as error:  # no thread; what cannot be a name
+    except (OSError, RuntimeError, UnicodeError) as error:  # no address, no thread, no name
         print("clock_server: cannot serve on port %d of %s: %s" % (
             args.port, args.bind or "all interfaces", getattr(error, "strerror", None) or error),
             file=sys.stderr)
