@@ -1,122 +1,187 @@
 #!/usr/bin/env python3
-"""A web server in one file: every address on it is a page with the current time.
+r"""A web server in one file. Every URL it serves is a page with the current time.
 
-    python clock_server.py            serve on port 8880 until Ctrl-C
-    python clock_server.py --help     the few things that can be chosen
+    python3 clock_server.py            serve on port 8880 until Ctrl-C
+    python3 clock_server.py --help     show the options
 
-GET of any path gives the page, made anew for each request; HEAD the same without
-the page; OPTIONS the list of methods. Every other request gets the error that
-RFC 9110 and RFC 9112 ask for. Left out on purpose: files, routes, request bodies,
-TLS, compression, caching.
+GET of any path returns the page, generated afresh for each request; HEAD returns the same
+response without the page; OPTIONS lists the methods. Every other request gets the error response
+that RFC 9110 and RFC 9112 require. Deliberately left out: files, routes, request bodies, TLS,
+compression, caching.
 
-To be read from top to bottom: the page, the answers, the limits, the grammar, the
-server, the command. With do_GET you have seen a whole dynamic web page; the rest
-is what it takes to leave one running where strangers can reach it.
+Read this file from top to bottom. At the end of do_GET you have seen a complete dynamic web page;
+the rest is what it takes to leave one running where strangers can reach it.
+
+
+What travels over the wire
+
+A browser opens a TCP connection to the server and sends a request. It is text:
+
+    GET /any/path HTTP/1.1              the request line: method, target, version
+    Host: localhost:8880                the header section: one field a line,
+    User-Agent: Mozilla/5.0             each with a name, a colon and a value
+                                        an empty line ends the header section
+
+The server sends a response back on the same connection:
+
+    HTTP/1.1 200 OK                     the status line: version, status, reason
+    Content-Type: text/html             the header section
+    Content-Length: 2471                the number of bytes in the body
+                                        an empty line ends the header section
+    <!DOCTYPE html>...                  the body
+
+Every line before the body ends with a carriage return and a line feed, written "\r\n" in Python
+and CRLF in the standards. A request can have a body, too, but the clock has no use for one. In this
+file the head of a request is its request line and its header section. A connection that is kept
+open for further requests is persistent.
 """
-from __future__ import annotations
+from __future__ import annotations  # so that Python 3.8 accepts types such as list[bytes]
+
+assert (python := "3.8 or newer")  # If this line is a SyntaxError, your Python is older than 3.8.
 
 import argparse
 import base64
+import collections
 import email.utils
 import errno
 import functools
 import hashlib
 import io
-import math
+import os
 import queue
 import re
 import signal
 import socket
-import socketserver
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
 
-__version__ = "1.0.0"
+__version__ = "2.0.0"
 
 
-# --- The page ----------------------------------------------------------------------
+# --- The page ------------------------------------------------------------------------------------
+#
+# The page is one string with the time filled in. Its style and its script are part of it, so a
+# browser needs nothing else. The script lets the clock tick; without it the page is still right,
+# but shows the time of the request.
 
+# Font sizes are sums of rem and vw: vw follows the width of the window, and rem follows the zoom
+# and the default font of the browser, which vw alone would ignore. Two lines hold 14 digits each,
+# so a narrow window breaks the time after the date and nowhere else. pre and pre-wrap keep the two
+# blanks that ctime puts before a day of one digit. The typefaces are those of road signs and
+# timetables, made for numerals; all digits have the same width, so the text does not shake.
 STYLE = """
-html { color-scheme: light dark; background: Canvas; height: 100%; display: grid; }
-body { margin: auto; }
-h1 { font: 400 clamp(1rem, 6vw, 14rem) system-ui, sans-serif; margin: 0;
-     font-variant-numeric: tabular-nums; white-space: pre; }
+html { color-scheme: light dark; --paper: #fbfaf7; --ink: #1c1b19; --muted: #66635c;
+       min-height: 100%; display: grid; background: var(--paper); color: var(--ink); }
+@media (prefers-color-scheme: dark) {
+  html { --paper: #16171a; --ink: #f3f0e8; --muted: #a5a198; }
+}
+body { margin: auto; padding: 0.5rem; text-align: center;
+       font-family: Bahnschrift, "DIN Alternate", Roboto, system-ui, sans-serif; }
+h1 { margin: 0 auto; max-width: 14ch; white-space: pre-wrap; line-height: 1.2; font-weight: 500;
+     font-size: min(1.5rem + 2.5vw, 11vw); font-variant-numeric: tabular-nums; }
+p { margin: 0.6em 0 0; color: var(--muted); font-size: min(0.9rem + 0.4vw, 6vw); line-height: 1.4; }
+@media (min-width: 40em) { h1 { max-width: none; white-space: pre; } }
 """
 
-# Makes the page tick; empty, it leaves a page with the time of the request. `offset` is
-# how far the server's wall clock is ahead of the browser's, which may be wrong or in
-# another zone. The server read its clock half-way through the round trip.
+# `ahead` is the number of milliseconds by which the server's local time is ahead of the browser's
+# UTC, so it corrects a wrong clock and another time zone alike. To find it, the server's local
+# time is read as if it were UTC: its last six characters, the offset, are replaced by Z. It was
+# right half-way through the round trip: that is an assumption, wrong by half the difference if
+# one way takes longer than the other. Date.now() goes on while a computer sleeps, which
+# performance.now() may not. Every hour the page is fetched again, because the offset of the server
+# and the clock of the browser may both be changed; if that fails, the clock just goes on.
 SCRIPT = """
-const time = document.querySelector("time");
-const [trip = {requestStart: 0, responseStart: 0}] = performance.getEntriesByType("navigation");
-const age = performance.now() - (trip.requestStart + trip.responseStart) / 2;
-const offset = Date.parse(time.dateTime.slice(0, 23) + "Z") + age - Date.now();
-(function tick() {
-  const now = new Date(Date.now() + offset);
+const time = document.querySelector("time"), offset = document.querySelector("span");
+let ahead;
+function set(stamp, age) {
+  ahead = Date.parse(stamp.slice(0, -6) + "Z") + age - Date.now();
+  offset.textContent = stamp.slice(-6);
+}
+function tick() {
+  const now = new Date(Date.now() + ahead);
   const [day, date, month, year, clock] = now.toUTCString().split(/,? /);
   time.textContent = [day, month, String(+date).padStart(2), clock, year].join(" ");
-  setTimeout(tick, 1000 - now % 1000);
-})();
+  time.dateTime = now.toISOString().slice(0, -1) + offset.textContent;
+  setTimeout(tick, 1000 - now % 1000);  // at the next full second
+}
+async function renew() {
+  const start = performance.now(), response = await fetch("");
+  const age = (performance.now() - start) / 2;
+  set((await response.text()).match(/datetime="(.*?)"/)[1], age);
+}
+const [trip] = performance.getEntriesByType("navigation");
+set(time.dateTime, performance.now() - (trip.requestStart + trip.responseStart) / 2);
+tick();
+setInterval(() => renew().catch(() => {}), 3600000);
 """
 
 
 def render_page(now: float) -> bytes:
-    """Return the page for the moment `now`, in seconds since 1970, as UTF-8."""
+    """Return the page for the time `now` (seconds since 1970), encoded in UTF-8."""
     local = time.localtime(now)
-    # The milliseconds, which strftime does not have, come in last. %z is such as +0530.
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S.%%03d%z", local) % (now % 1 * 1000)
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z", local)  # ends with an offset such as +0530
+    offset = stamp[-5:-2] + ":" + stamp[-2:]
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="description" content="The current time on this server.">
-<title>The current time</title>
+<title>The current time on this server</title>
 <style>{STYLE}</style>
 </head>
 <body>
-<main><h1><time datetime="{stamp[:-2]}:{stamp[-2:]}">{time.asctime(local)}</time></h1></main>
+<main>
+<h1><time datetime="{stamp[:-5]}.{int(now % 1 * 1000):03}{offset}">{time.asctime(local)}</time></h1>
+<p>Time on this server, UTC<span>{offset}</span></p>
+</main>
 <script>{SCRIPT}</script>
 </body>
 </html>
 """.encode()
 
 
-# --- The answers -------------------------------------------------------------------
+# --- The responses -------------------------------------------------------------------------------
+#
+# For each connection the server makes a handler, an instance of the class below. The handler reads
+# one request after another and calls the method that is named after the method of the request:
+# do_GET, do_HEAD and so on. That method sends the response: a status, header fields and a body.
 
 def csp_hash(text: str) -> str:
-    """Return what allows exactly this inline text in a Content-Security-Policy."""
+    """Return the Content-Security-Policy source that allows exactly this inline style or script."""
     return "'sha256-%s'" % base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 class ClockHandler(BaseHTTPRequestHandler):
-    """Answers the requests of one connection. A subclass with its own do_GET is its own site."""
+    """Answers the requests of one connection. Override do_GET in a subclass to serve your page."""
 
-    protocol_version = "HTTP/1.1"  # connections persist
-    allow = "GET, HEAD, OPTIONS"  # the methods that a client is told of
-    # In every answer. The policy allows the page its own style and script and nothing else, no
-    # icon either; a page of yours may need another.
-    common_fields = (
-        "Server: clock_server\r\n"
-        "Cache-Control: no-store\r\n"
-        f"Content-Security-Policy: default-src 'none'; style-src {csp_hash(STYLE)}; "
-        f"script-src {csp_hash(SCRIPT)}; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n"
-        "Referrer-Policy: no-referrer\r\n"
-        "X-Content-Type-Options: nosniff\r\n")
+    protocol_version = "HTTP/1.1"  # keep connections open between requests
+    allow = "GET, HEAD, OPTIONS"  # the methods announced to clients
+    common_fields = {  # sent with every response; a page of your own may need a different policy
+        "Server": "clock_server",
+        "Cache-Control": "no-store",  # the time is outdated at once
+        # What the page may load and run: its own style, its own script and, once an hour, itself.
+        # No other site may show it in a frame.
+        "Content-Security-Policy":
+        f"default-src 'none'; style-src {csp_hash(STYLE)}; script-src {csp_hash(SCRIPT)}; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "Referrer-Policy": "no-referrer",  # no link tells another site where the visitor was
+        "X-Content-Type-Options": "nosniff",  # browsers must not guess another Content-Type
+    }
 
     def do_GET(self) -> None:
-        """Answer with the page, made for this very request."""
+        """Send the page, generated for this request."""
         self.send_page(render_page(time.time()))
 
     def send_page(self, page: bytes, content_type: str = "text/html; charset=utf-8",
                   status: int = 200) -> None:
-        """Answer with a whole document of the given type."""
+        """Send a complete response with this page as its body."""
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(page)))
@@ -124,421 +189,591 @@ class ClockHandler(BaseHTTPRequestHandler):
         self.wfile.write(page)
 
     def do_HEAD(self) -> None:
-        """Answer as to GET; handle_one_request leaves the page out (RFC 9110 section 9.3.2)."""
+        """Answer as for GET; finish_response leaves out the body (RFC 9110 section 9.3.2)."""
         self.do_GET()
 
     def do_OPTIONS(self) -> None:
-        """Answer with the methods that can be used here (RFC 9110 section 9.3.7)."""
+        """List the methods that are allowed here (RFC 9110 section 9.3.7)."""
         self.send_response(204)
         self.send_header("Allow", self.allow)
         self.end_headers()
 
     def do_POST(self) -> None:
-        """Refuse: a known method, but there is nothing to change (RFC 9110 section 15.5.6)."""
+        """Refuse a method that is known but not allowed here (RFC 9110 section 15.5.6)."""
         self.send_error(405)
 
+    # There is nothing to change here, no request to echo, and no proxy to connect through.
     do_PUT = do_DELETE = do_PATCH = do_TRACE = do_CONNECT = do_POST
 
-    def send_response(self, code: int, message: str | None = None) -> None:
-        """Log an answer and begin it. Overridden to put in what every answer carries."""
-        self.log_request(code)
-        phrase = message or self.responses.get(code, ("",))[0]
-        self.wfile.write(f"{self.protocol_version} {code:d} {phrase}\r\n"
-                         f"Date: {http_date(int(time.time()))}\r\n{self.common_fields}"
-                         .encode("latin-1"))
-        if self.close_connection:  # RFC 9112 section 9.3
-            self.send_header("Connection", "close")
-        elif self.request_version == "HTTP/1.0":
-            self.send_header("Connection", "keep-alive")
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse with one line of plain text, then close the connection. Overridden because the
+        stock method logs every error twice, and cannot take back half a response."""
+        self.flush_headers()
+        self.wfile = io.BytesIO()
+        self.close_connection = self.linger = True
+        self.send_response(code)
         if code == 405:
             self.send_header("Allow", self.allow)
-
-    def send_error(self, code: int, message: str | None = None, explain: object = None) -> None:
-        """Refuse in a line of plain text, then close. Overridden: the stock one logs twice."""
-        self.close_connection, self.client_done = True, False  # it may well still be sending
-        text = "%d %s%s\n" % (code, self.responses[code][0], ": " + message if message else "")
-        self.send_page(text.encode(), "text/plain; charset=utf-8", code)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.end_headers()
+        text = "%d %s" % (code, self.responses.get(code, ("Unknown",))[0])
+        self.wfile.write((text + ": " + message if message else text).encode() + b"\n")
 
     def log_message(self, format: str, *args: object) -> None:
-        """Log a line. Overridden: no request may forge one, and a lost log may not stop us."""
-        line = "%s - - [%s] %s" % (
-            self.address_string(), self.log_date_time_string(), format % args)
+        """Log a line. Overridden so that no request can forge one, and no broken log stops us."""
+        message = (format % args).encode("unicode_escape").decode()
+        if len(message) > LOG_CHARACTERS:
+            message = message[:LOG_CHARACTERS] + "..." + message[-8:]  # the end shows the status
         with suppress(AttributeError, OSError, ValueError):  # no stderr, a full disk, a dead pipe
-            sys.stderr.write(line.encode("unicode_escape").decode() + "\n")
+            sys.stderr.write("%s - - [%s] %s\n" % (
+                self.address_string(), self.log_date_time_string(), message))
             sys.stderr.flush()
 
     def address_string(self) -> str:
         """Return the client's address. Overridden to show IPv4 as such on an IPv6 socket."""
-        host: str = self.client_address[0]
-        return host[7:] if host.startswith("::ffff:") else host
+        return plain_address(self.client_address[0])
 
-    # So far the answers. What follows is about connections, and about clients of all kinds.
+    # ... and the connections
+    #
+    # The rest of the class is about the connection on which requests and responses travel, and
+    # about clients that misbehave. A response is collected in self.wfile and sent when it is
+    # complete: one send is faster than two, half a response can be replaced by an error message,
+    # and what do_GET left out, or wrote in vain for a HEAD, can be put right.
+
+    disable_nagle_algorithm = True  # send each of several pipelined responses at once
+    server: ClockServer
+    requests_left: int  # that this connection may still make
+    lines: tuple[bytes, ...] = ()  # the head of the request, as it came
+    head: Head  # what these lines say
+    beginning = b""  # of the response: the status line and the common fields
+    linger = True  # whether the client may still be sending when the connection is closed
 
     def handle(self) -> None:
-        """Answer until one side is done. Overridden to close so that the last answer arrives."""
+        """Answer requests until either side is done. Overridden for the lingering close.
+
+        Closing a connection with unread input resets it, which can destroy the last response on
+        its way. So stop sending, read until the client stops, too, and only then close: RFC 9112
+        section 9.6.
+        """
         self.requests_left = MAX_REQUESTS
-        with suppress(OSError):  # the client is gone, or the server cut it off: no error
+        with suppress(OSError):  # the client left or was evicted, which is not an error
             super().handle()
-            # To close before all is read causes a reset, which can destroy the answer: RFC 9112
-            # section 9.6.
-            if not self.client_done:
+            if self.linger:
                 self.connection.shutdown(socket.SHUT_WR)
                 while self.connection.recv(65536):
                     pass
 
     def handle_one_request(self) -> None:
-        """Read a request and answer it in one send. Overridden for that, and for the deadline."""
-        self.wfile = io.BytesIO()  # collects the answer
-        self.head = read_head(self.rfile.readline)
+        """Answer one request. Overridden to send the response in one piece."""
+        self.wfile, self.beginning = io.BytesIO(), b""
         if self.parse_request():
-            try:
-                getattr(self, "do_" + self.command, lambda: self.send_error(501))()
-            except BaseException:  # our fault: a traceback for the operator, a 500 for the client
-                self.server.handle_error(self.request, self.client_address)
-                self.flush_headers()  # into the answer that is thrown away
-                self.wfile = io.BytesIO()
-                self.send_error(500)
-        answer = self.wfile.getvalue()
-        if self.command == "HEAD":
-            answer = answer[:answer.find(b"\r\n\r\n") + 4]
-        self.connection.sendall(answer)
-        if not self.close_connection and hasattr(self.server, "renew_deadline"):
-            self.server.renew_deadline(self.connection)  # a stock server has no deadlines
+            self.call_method()
+        self.connection.sendall(self.finish_response())
 
     def parse_request(self) -> bool:
-        """Take in the head; False if it is refused. Overridden: the stock one forgives too much."""
-        # For the log, where quotes enclose it.
-        self.requestline = self.head.partition(b"\r\n")[0].decode("latin-1").replace('"', "%22")
-        self.requests_left -= 1
+        """Read and check a request; return False if it was refused. Overridden because the stock
+        method accepts much that HTTP forbids, and takes longer."""
+        self.lines = read_head(self.rfile.readline)
+        self.server.renew_deadline(self.connection)
         try:
-            (self.command, self.path, self.request_version, has_body,
-             self.client_done) = parse_head(self.head)
+            self.head = head = parse_head(self.lines)
         except Refused as refused:
-            self.command, self.request_version = self.requestline.partition(" ")[0], "HTTP/1.1"
+            self.command = self.requestline.partition(" ")[0]
+            self.request_version = self.protocol_version
             self.send_error(*refused.args)
             return False
-        # A body is never read, so what is in one can never be taken for a request.
-        self.close_connection = has_body or self.client_done or not self.requests_left
+        self.command, self.path, self.request_version = head.method, head.target, head.version
+        self.requests_left -= 1
+        self.linger = head.has_body or not head.wants_close
+        # A body is not read, so the next request could not be told from it.
+        self.close_connection = head.has_body or head.wants_close or self.requests_left == 0
         return True
+
+    def call_method(self) -> None:
+        """Call the method named after the method of the request, such as do_GET."""
+        method = getattr(self, "do_" + self.command, None)
+        if not method:
+            self.send_error(501)
+            return
+        try:
+            method()
+            if not self.beginning:
+                raise RuntimeError("do_%s sent no response" % self.command)
+        except BaseException:  # a bug in it; even SystemExit must not end a thread of the server
+            self.send_error(500)
+            self.server.handle_error(self.request, self.client_address)
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        """Log the response and begin it. Overridden for speed: the stock methods, which format
+        field after field, make 16 clients wait a fifth longer."""
+        self.log_request(code)
+        self.beginning = self.begin_response(int(code), message, int(time.time()))
+
+    @classmethod
+    @functools.lru_cache(maxsize=16)  # it changes once a second
+    def begin_response(cls, code: int, message: str | None, now: int) -> bytes:
+        """Return the status line and the fields that every response carries."""
+        reason = cls.responses.get(code, ("Unknown",))[0] if message is None else message
+        fields = {"Date": email.utils.formatdate(now, usegmt=True), **cls.common_fields}
+        lines = [f"{cls.protocol_version} {code} {reason}", *map("%s: %s".__mod__, fields.items()), ""]
+        return "\r\n".join(lines).encode("latin-1")
+
+    def end_headers(self) -> None:
+        """Do nothing. Overridden because finish_response ends the header section."""
+
+    def finish_response(self) -> bytes:
+        """Return the collected response, with the fields added that do_GET left out.
+
+        Connection says whether the connection persists (RFC 9112 section 9.3). Without a
+        Content-Length the client would wait for more (section 6.3). The responses to HEAD, 204
+        and 304 have no body (RFC 9110 section 6.4.1).
+        """
+        if self.server.crowded:
+            self.close_connection = True
+        body, self.wfile = self.wfile.getvalue(), io.BytesIO()
+        self.flush_headers()
+        fields = self.wfile.getvalue()
+        names = b"\n" + fields.lower()
+        if b"\nconnection:" not in names:
+            if self.close_connection:
+                fields += b"Connection: close\r\n"
+            elif self.request_version == "HTTP/1.0":
+                fields += b"Connection: keep-alive\r\n"
+        if self.beginning[9:12] in (b"204", b"304"):
+            body = b""
+        elif not (b"\ncontent-length:" in names or b"\ntransfer-encoding:" in names):
+            if body or self.command != "HEAD":
+                fields += b"Content-Length: %d\r\n" % len(body)
+        if self.command == "HEAD":
+            body = b""
+        return b"%s%s\r\n%s" % (self.beginning, fields, body)
+
+    @property
+    def requestline(self) -> str:
+        """The request line, for the log, which puts it in double quotes."""
+        return self.lines[0].decode("latin-1").strip().replace('"', "%22")
 
     @property
     def headers(self) -> HTTPMessage:
-        """The fields of the request, put together when asked for: the clock never asks."""
-        fields: HTTPMessage = self.MessageClass()
-        for name, value in FIELD_LINE.findall(self.head):
-            fields[name.decode()] = value.strip(b" \t").decode("latin-1")
-        return fields
+        """The header fields of the request, put together on demand: the clock needs none."""
+        message: HTTPMessage = self.MessageClass()
+        for name, values in self.head.fields.items():
+            for value in values:
+                message[name.decode()] = value.decode("latin-1")
+        return message
 
-
-@functools.lru_cache(maxsize=1)
-def http_date(second: int) -> str:
-    """Return the value of Date, which is the same for a whole second."""
-    return email.utils.formatdate(second, usegmt=True)
-
-
-# --- The limits --------------------------------------------------------------------
-
-LINE_BYTES = 8192       # of a line; 8,000 are to be read (RFC 9112 section 3)
-HEAD_BYTES = 65536      # of a head, which is a request without its body
-MAX_FIELDS = 100        # in a head, as in http.client and Apache
-MAX_REQUESTS = 1000     # on a connection; then other clients have a turn
-REQUEST_SECONDS = 10    # from waiting for a request until its answer is taken
-MAX_CONNECTIONS = 512   # at once: half of the usual 1,024 file descriptors
-GRACE_SECONDS = 0.25    # before a newcomer can be cut off: bursts of honest ones need it
-RETRY_SECONDS = 0.0005  # between looks for room: short for a visitor, long for a processor
-SPARE_THREADS = 32      # that wait for connections; others end, so an attack leaves no trace
-STOP_SECONDS = 0.4      # for threads to end: with the half one of serve_forever, below a second
-SEND_BYTES = 40960      # the system keeps for who does not read; 32 KiB make a large page slow
-
-
-# --- The grammar -------------------------------------------------------------------
-
-class Refused(Exception):
-    """The request breaks a rule; the arguments are the status and the reason."""
-
-
-# No two neighbouring repetitions match the same byte, so all of these are linear.
-TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110 section 5.6.2
-# RFC 9112 sections 3 and 5; RFC 3986 section 3.2 without user, and without the comma of a list
-REQUEST_LINE = re.compile(rb"(%s) ([!\"$-~]+) HTTP/([0-9])\.([0-9])\r\n" % TOKEN)
-FIELD_LINE = re.compile(rb"(?m)^(%s):([\t -~\x80-\xff]*)\r\n" % TOKEN)
-HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[!$&'()*+.;=_~0-9A-Za-z-]|%[0-9A-Fa-f]{2})+)"
-                  rb"(?::[0-9]*)?")
-
-
-def read_head(readline: Callable[[int], bytes]) -> bytes:
-    """Return the lines of a request up to the empty one, or up to one with which it is lost.
-
-    Raises ConnectionAbortedError when the client leaves before that.
-    """
-    read_line = functools.partial(readline, LINE_BYTES + 1)
-    line, size = read_line(), 0
-    while line == b"\r\n" and size < HEAD_BYTES:  # before a request: RFC 9112 section 2.2
-        line, size = read_line(), size + 2
-    lines, size = [line], len(line)
-    if line[-11:-5] == b" HTTP/":  # as in " HTTP/1.1\r\n"; without a version it is lost
-        for line in iter(read_line, b"\r\n"):
-            lines.append(line)
-            size += len(line)
-            if line[-2:] != b"\r\n" or size > HEAD_BYTES or len(lines) > MAX_FIELDS + 1:
-                break
-    if line[-1:] != b"\n" and len(line) <= LINE_BYTES:
-        raise ConnectionAbortedError("the client left before its request was whole")
-    return b"".join(lines)
-
-
-@functools.lru_cache(maxsize=64)  # most clients repeat their head to the letter
-def parse_head(head: bytes) -> tuple[str, str, str, bool, bool]:
-    """Return method, target, version ("HTTP/1.0" or "HTTP/1.1"), whether a body follows, and
-    whether the client is done: it wants the connection closed, and no body follows.
-
-    Raises Refused.
-    """
-    lines = head.count(b"\n")
-    if len(head) > HEAD_BYTES or lines > MAX_FIELDS + 1 or not head.endswith(b"\n"):
-        raise Refused(431 if lines else 414, "too long (RFC 9110 section 5.4)")
-    match = REQUEST_LINE.match(head)
-    if not match:
-        raise Refused(400, "not a request line (RFC 9112 section 3)")
-    method, target, major, minor = match.groups()
-    if major != b"1":
-        raise Refused(505, "not HTTP/1.1 (RFC 9110 section 15.6.6)")
-    if not is_target(target, method):
-        raise Refused(400, "not a request target (RFC 9112 section 3.2)")
-    version = "HTTP/1.0" if minor == b"0" else "HTTP/1.1"  # RFC 9110 section 2.5
-    has_body, close = check_fields(head[match.end():], version)
-    return method.decode(), target.decode(), version, has_body, close and not has_body
-
-
-@functools.lru_cache(maxsize=64)  # those who ask for another target repeat the fields
-def check_fields(section: bytes, version: str) -> tuple[bool, bool]:
-    """Say whether a body follows these field lines, and whether the client wants the connection
-    closed. Raises Refused."""
-    found = FIELD_LINE.findall(section.lower())
-    if len(found) < section.count(b"\n"):
-        raise Refused(400, "not a field line (RFC 9112 section 5)")
-    fields: dict[bytes, list[bytes]] = {}
-    for name, value in found:
-        fields.setdefault(name, []).append(value.strip(b" \t"))
-    hosts = fields.get(b"host", [])
-    if len(hosts) > 1 or not hosts and version != "HTTP/1.0" or not all(map(is_host, hosts)):
-        raise Refused(400, "not one valid Host (RFC 9112 section 3.2)")
-    has_body = declares_body(fields, version)
-    if not {b"", b"100-continue"}.issuperset(members(fields.get(b"expect", []))):
-        raise Refused(417, "unknown expectation (RFC 9110 section 10.1.1)")
-    options = members(fields.get(b"connection", []))  # RFC 9112 section 9.3
-    return has_body, b"close" in options or version == "HTTP/1.0" and b"keep-alive" not in options
-
-
-def is_target(target: bytes, method: bytes) -> bool:
-    """Say whether the target has one of the forms for the method (RFC 9112 section 3.2)."""
-    if method == b"CONNECT":
-        return is_host(target) and target[-1:].isdigit() and b":" in target
-    if target[:7].lower() == b"http://":
-        return is_host(re.split(rb"[/?]", target[7:], maxsplit=1)[0])
-    return target.startswith(b"/") or target == b"*" and method == b"OPTIONS"
-
-
-def is_host(value: bytes) -> bool:
-    """Say whether the value is a host, with or without a port (RFC 9110 section 7.2)."""
-    match = HOST.fullmatch(value)
-    if not match or not match[1]:
-        return bool(match)
-    with suppress(OSError):
-        return bool(socket.inet_pton(socket.AF_INET6, match[1].decode()))
-    return False
-
-
-def members(values: list[bytes]) -> list[bytes]:
-    """Return the members of a field that is a list (RFC 9110 section 5.6.1)."""
-    return [member.strip(b" \t") for member in b",".join(values).split(b",")]
-
-
-def declares_body(fields: dict[bytes, list[bytes]], version: str) -> bool:
-    """Say whether a body follows the head. Raises Refused if its length is in doubt."""
-    lengths, codings = fields.get(b"content-length", []), fields.get(b"transfer-encoding", [])
-    if lengths and not re.fullmatch(rb"[0-9]{1,18}", b",".join(lengths)):
-        raise Refused(400, "not a Content-Length (RFC 9110 section 8.6)")
-    if not codings:
-        return any(map(int, lengths))
-    names = members(codings)
-    if lengths or len(codings) > 1 or names == [b""] or version == "HTTP/1.0":
-        raise Refused(400, "faulty framing (RFC 9112 section 6.1)")
-    if len(names) > 1 and (names[-1] != b"chunked" or names.count(b"chunked") > 1):
-        raise Refused(400, "chunked twice, or not last (RFC 9112 section 6.3)")
-    if names != [b"chunked"]:
-        raise Refused(501, "unknown transfer coding (RFC 9112 section 6.1)")
-    return True
-
-
-# --- The server --------------------------------------------------------------------
-
-class ClockServer(ThreadingHTTPServer):
-    """Gives each connection a thread and a deadline, and when it is full cuts off the one that
-    has waited longest. Arguments are as for any socketserver; "" means all interfaces."""
-
-    request_queue_size = socket.SOMAXCONN  # the stock 5 loses the front of a burst
-    # On Windows this would share a port in use; elsewhere a restart needs it.
-    allow_reuse_address = not hasattr(socket, "SO_EXCLUSIVEADDRUSE")
-    allow_reuse_port = False  # as it is in most Pythons: it would share a port, too
-
-    def __init__(self, server_address: tuple[str, int],
-                 RequestHandlerClass: Callable[..., BaseHTTPRequestHandler] = ClockHandler,
-                 bind_and_activate: bool = True) -> None:
-        # When to cut off each connection, by time.monotonic(). The deadlines are all equally
-        # far, and a new request moves its connection to the end: the first has waited longest.
-        self.deadlines: dict[socket.socket, float] = {}
-        self.accepted: queue.SimpleQueue[tuple] = queue.SimpleQueue()
-        # A thread that waits takes a seat. Those of a list are as safe to take as those of a
-        # semaphore, and cheaper.
-        self.seats = [None] * SPARE_THREADS
-        self.threads: list[threading.Thread] = []
-        host, port = server_address[:2]
-        self.address_family, *_, address = min(  # of a name that has both, IPv4
-            socket.getaddrinfo(host or any_address(), None, type=socket.SOCK_STREAM))
-        self.add_thread()
-        super().__init__((address[0], port, *address[2:]), RequestHandlerClass, bind_and_activate)
-
-    def server_bind(self) -> None:
-        """Bind. Overridden to look up no name, and for the options that connections inherit."""
-        if self.address_family == socket.AF_INET6:
-            with suppress(AttributeError, OSError):  # then it is IPv6 alone
-                self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # for pipelining
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.socket.getsockname()[:2]
-
-    def get_request(self) -> tuple[socket.socket, object]:
-        """Accept a connection. Overridden: where there is no room for it, some has to be made."""
-        try:
-            if len(self.deadlines) < self.max_connections or self.make_room():
-                return super().get_request()
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):  # out of file descriptors
-                raise
-            self.make_room()
-        time.sleep(RETRY_SECONDS)  # serve_forever would ask again without a pause
-        raise BlockingIOError("no room yet")
-
-    def process_request(self, request: socket.socket, client_address: object) -> None:
-        """Queue a connection for a thread. Overridden: to make one would keep others waiting."""
-        self.renew_deadline(request)
-        self.accepted.put((request, client_address))
-
-    def add_thread(self) -> None:
-        """Start a thread that serves connections."""
-        self.max_connections = MAX_CONNECTIONS  # before the start: later, it could undo the limit
-        try:
-            threading.Thread(target=self.serve_accepted, daemon=True).start()
-        except RuntimeError:  # the system has no more for us: so many connections, then
-            if not self.threads:
-                raise
-            self.max_connections = len(self.threads)
-
-    def serve_accepted(self) -> None:
-        """Serve one connection after another: the life of a thread."""
-        self.threads.append(threading.current_thread())
-        with suppress(IndexError):  # no seat is left: enough others wait
-            while True:
-                self.seats.pop()
-                accepted = self.accepted.get()
-                self.seats.append(None)
-                if not accepted:
-                    self.accepted.put(())  # the others are to end, too
-                    break
-                if len(self.threads) <= len(self.deadlines):
-                    self.add_thread()  # so that one waits while this one is busy
-                self.process_request_thread(*accepted)
-        self.threads.remove(threading.current_thread())
-
-    def renew_deadline(self, connection: socket.socket) -> None:
-        """Give a connection the whole time for a request."""
-        self.deadlines.pop(connection, None)
-        self.deadlines[connection] = time.monotonic() + REQUEST_SECONDS
-
-    def cut_off_oldest(self, until: float) -> bool:
-        """Cut off the connection that has waited longest if its deadline is not after `until`."""
-        for connection, deadline in self.deadlines.copy().items():  # threads change the original
-            if deadline > until:
-                break
-            self.deadlines.pop(connection, None)
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)  # wakes its thread, which closes it
-            return True
-        return False
-
-    def make_room(self) -> bool:
-        """Cut off a connection for the sake of another one, unless all have just come."""
-        return self.cut_off_oldest(time.monotonic() + REQUEST_SECONDS - GRACE_SECONDS)
-
-    def service_actions(self) -> None:
-        """Cut off who is late; serve_forever calls this after each connection, and when idle."""
-        while self.cut_off_oldest(time.monotonic()):
-            pass
-        while len(self.deadlines) > self.max_connections and self.make_room():
-            pass
-
-    def shutdown_request(self, request: socket.socket) -> None:
-        """Close a connection. Overridden to forget its deadline."""
-        self.deadlines.pop(request, None)
-        self.close_request(request)
-
-    def server_close(self) -> None:
-        """Close all connections and end the threads. Overridden: the stock one does neither."""
-        super().server_close()
-        self.accepted.put(())
-        end = time.monotonic() + STOP_SECONDS
-        for thread in self.threads[:]:
-            while thread.is_alive() and time.monotonic() < end:
-                while self.cut_off_oldest(math.inf):  # again, for a thread may have renewed one
-                    pass
-                thread.join(RETRY_SECONDS)
-
-
-def any_address() -> str:
-    """Return the address for all interfaces, of IPv6 and IPv4 where one socket can have both."""
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        return "::"
-    except (AttributeError, OSError):
-        return "0.0.0.0"
-
-
-# --- The command -------------------------------------------------------------------
 
 class QuietHandler(ClockHandler):
     """Answers without logging."""
 
     def log_request(self, code: object = "-", size: object = "-") -> None:
-        """Log nothing."""
+        """Do nothing. Overridden for --quiet."""
 
+
+def plain_address(address: str) -> str:
+    """Return the address, but ::ffff:192.0.2.1, which is how IPv6 shows IPv4, as 192.0.2.1."""
+    return address[7:] if address.startswith("::ffff:") else address
+
+
+# --- The limits ----------------------------------------------------------------------------------
+#
+# Whatever a client can have for nothing, some client will take. So there is a limit to each.
+
+HEAD_BYTES = 65536      # in a head; at least 8,000 in its first line (RFC 9112 section 3)
+MAX_REQUESTS = 100      # on a connection; then other clients get a turn
+MAX_CONNECTIONS = 512   # at once: half of the 1,024 file descriptors that most systems allow
+REQUEST_SECONDS = 10    # from one complete request on a connection to the next one
+GRACE_SECONDS = 0.25    # before a new connection can be evicted: else a burst evicts itself
+RETRY_SECONDS = 0.0005  # before looking for room again: short for a visitor, long for a processor
+STOP_SECONDS = 0.4      # for threads to end; with the 0.5 s of serve_forever, under a second in all
+LOG_CHARACTERS = 200    # in a line of the log
+CORE_PORT = 8880        # added to the number of a core: see one_core
+
+
+# --- The grammar ---------------------------------------------------------------------------------
+#
+# What two programs read in two ways is how attackers smuggle one request inside another. So this
+# chapter accepts what the standards define, and refuses the rest. Each pattern stands below the
+# rule that it follows. Adjacent repetitions in a pattern never match the same byte, so matching
+# takes linear time; otherwise, one long line could keep the server busy for hours.
+
+class Refused(Exception):
+    """The request breaks a rule; the arguments are the status and the reason."""
+
+
+class Head(NamedTuple):
+    """What the head of a request says."""
+
+    method: str
+    target: str
+    version: str  # "HTTP/1.0" or "HTTP/1.1"
+    fields: dict[bytes, list[bytes]]  # the values of each name, which is in lower case
+    has_body: bool
+    wants_close: bool  # whether the client wants the connection closed after the response
+
+
+# token = 1*tchar  (RFC 9110 section 5.6.2)
+TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+# request-line = method SP request-target SP HTTP-version  (RFC 9112 section 3)
+# We take every visible character but "#" for a target: browsers send some that RFC 3986 forbids.
+REQUEST_LINE = re.compile(rb"(%s) ([!\"$-~]+) HTTP/([0-9])\.([0-9])\r\n" % TOKEN)
+# field-line = field-name ":" OWS field-value OWS  (RFC 9112 section 5)
+FIELD_LINE = re.compile(rb"(%s):([\t -~\x80-\xff]*)\r\n" % TOKEN)
+# Host = uri-host [ ":" port ]  (RFC 9110 section 7.2)
+# uri-host = IP-literal / reg-name  (RFC 3986 section 3.2.2), here without the comma, so that
+# two fields, joined by a comma as the members of a list are, do not look like one host.
+HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[!$&'()*+.;=_~0-9A-Za-z-]|%[0-9A-Fa-f]{2})+)"
+                  rb"(?::[0-9]*)?")
+
+
+def read_head(readline: Callable[[int], bytes]) -> tuple[bytes, ...]:
+    """Return the lines of a head up to the empty one, which is left out.
+
+    Stops early after a line that no further byte can put right. Raises ConnectionAbortedError if
+    the client leaves before.
+    """
+    line = readline(HEAD_BYTES + 1)
+    if line == b"\r\n":  # one empty line before a request is skipped (RFC 9112 section 2.2)
+        line = readline(HEAD_BYTES + 1)
+    lines, size = [line], len(line)
+    hopeless = b" HTTP/" not in line  # as the first message of TLS or SSH
+    while line.endswith(b"\r\n") and not hopeless:
+        line = readline(HEAD_BYTES + 1 - size)
+        if line == b"\r\n":
+            return tuple(lines)
+        lines.append(line)
+        size += len(line)
+    if not line.endswith(b"\n") and size <= HEAD_BYTES:
+        raise ConnectionAbortedError("the client left before its request was complete")
+    return tuple(lines)
+
+
+@functools.lru_cache(maxsize=64)  # most clients repeat their head byte for byte
+def parse_head(lines: tuple[bytes, ...]) -> Head:
+    """Return what the lines of a head say. Raises Refused."""
+    request_line, *field_lines = lines
+    if sum(map(len, lines)) > HEAD_BYTES:
+        raise Refused(431, "header section too large") if field_lines else Refused(414)
+    match = REQUEST_LINE.fullmatch(request_line)
+    if not match:
+        raise Refused(400, "malformed request line (RFC 9112 section 3)")
+    method, target, major, minor = match.groups()
+    if major != b"1":
+        raise Refused(505, "only HTTP/1.1 is spoken here (RFC 9110 section 15.6.6)")
+    if not is_target(target, method):
+        raise Refused(400, "malformed request target (RFC 9112 section 3.2)")
+    version = "HTTP/1.0" if minor == b"0" else "HTTP/1.1"  # RFC 9110 section 2.5
+    fields = parse_fields(field_lines)
+    hosts = fields.get(b"host", [])
+    if not (is_host(b",".join(hosts)) or (not hosts and version == "HTTP/1.0")):
+        raise Refused(400, "Host missing, repeated or invalid (RFC 9112 section 3.2)")
+    has_body = declares_body(fields, version)
+    if not {b"100-continue"}.issuperset(members(fields, b"expect")):
+        raise Refused(417, "unsupported expectation (RFC 9110 section 10.1.1)")
+    options = members(fields, b"connection")  # RFC 9112 section 9.3
+    wants_close = b"close" in options or (version == "HTTP/1.0" and b"keep-alive" not in options)
+    return Head(method.decode(), target.decode(), version, fields, has_body, wants_close)
+
+
+def is_target(target: bytes, method: bytes) -> bool:
+    """Return whether the target has a form allowed for the method (RFC 9112 section 3.2)."""
+    if method == b"CONNECT":
+        return is_host(target) and b":" in target and target[-1:].isdigit()
+    if target[:7].lower() == b"http://":
+        return is_host(re.split(rb"[/?]", target[7:], maxsplit=1)[0])
+    return target.startswith(b"/") or (target == b"*" and method == b"OPTIONS")
+
+
+def is_host(value: bytes) -> bool:
+    """Return whether the value is a host with an optional port (RFC 9110 section 7.2)."""
+    match = HOST.fullmatch(value)
+    if not match:
+        return False
+    if match[1]:
+        with suppress(OSError):
+            return bool(socket.inet_pton(socket.AF_INET6, match[1].decode()))
+        return False
+    return True
+
+
+def parse_fields(lines: Sequence[bytes]) -> dict[bytes, list[bytes]]:
+    """Return the values of each field name, which is in lower case. Raises Refused."""
+    fields: dict[bytes, list[bytes]] = {}
+    for line in lines:
+        match = FIELD_LINE.fullmatch(line)
+        if not match:
+            raise Refused(400, "malformed field line (RFC 9112 section 5)")
+        fields.setdefault(match[1].lower(), []).append(match[2].strip(b" \t"))
+    return fields
+
+
+def members(fields: dict[bytes, list[bytes]], name: bytes) -> list[bytes]:
+    """Return the members of a list-valued field, in lower case. Several fields of one name are
+    one list, and empty members do not count (RFC 9110 sections 5.3 and 5.6.1.2)."""
+    listed = b",".join(fields.get(name, [])).lower().split(b",")
+    return [member.strip(b" \t") for member in listed if member.strip(b" \t")]
+
+
+def declares_body(fields: dict[bytes, list[bytes]], version: str) -> bool:
+    """Return whether a body follows. Raises Refused if its length is ambiguous."""
+    length = b",".join(fields.get(b"content-length", [b"0"]))
+    if not re.fullmatch(rb"[0-9]{1,18}", length):
+        raise Refused(400, "malformed Content-Length (RFC 9110 section 8.6)")
+    if b"transfer-encoding" not in fields:
+        return int(length) > 0
+    codings = members(fields, b"transfer-encoding")
+    if b"content-length" in fields or version == "HTTP/1.0" or not codings:
+        raise Refused(400, "ambiguous message length (RFC 9112 section 6.1)")
+    if b"chunked" in codings[:-1] or (len(codings) > 1 and codings[-1] != b"chunked"):
+        raise Refused(400, "chunked is repeated, or not the last coding (RFC 9112 section 6.3)")
+    if codings != [b"chunked"]:
+        raise Refused(501, "unsupported transfer coding (RFC 9112 section 6.1)")
+    return True
+
+
+# --- The server ----------------------------------------------------------------------------------
+
+class ClockServer(ThreadingHTTPServer):
+    """Gives each connection a thread and a deadline, and when it is full evicts a connection.
+
+    Takes the arguments of any socketserver; the host "" means all interfaces. Any handler will do.
+    """
+
+    request_queue_size = socket.SOMAXCONN  # the backlog; the default of 5 drops part of a burst
+
+    def __init__(self, server_address: tuple[str, int],
+                 RequestHandlerClass: Callable[..., BaseHTTPRequestHandler] = ClockHandler,
+                 bind_and_activate: bool = True) -> None:
+        # The open connections, each with the time.monotonic() of its last complete request (of its
+        # beginning before there is one). A new request moves it to the end, so the first one has
+        # waited longest. The lock is held while this is looked at and changed.
+        self.connections: collections.OrderedDict[socket.socket, float] = collections.OrderedDict()
+        self.lock = threading.Lock()
+        self.crowded = False  # whether somebody is waiting for room
+        self.accepted: queue.SimpleQueue[tuple | None] = queue.SimpleQueue()
+        self.idle_threads = threading.Semaphore(0)
+        self.threads: list[threading.Thread] = []
+        host, port = server_address[:2]
+        host = host or ("::" if socket.has_dualstack_ipv6() else "0.0.0.0")
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        # For a name with both, use IPv4.
+        self.address_family, *_, address = min(addresses, key=lambda it: it[0] != socket.AF_INET)
+        super().__init__(address, RequestHandlerClass, bind_and_activate)
+
+    def server_bind(self) -> None:
+        """Bind. Overridden because the stock method asks a name server for the name of this host,
+        and create_server sets the options that suit each system."""
+        self.socket.close()
+        self.socket = socket.create_server(
+            self.server_address, family=self.address_family,
+            dualstack_ipv6=self.address_family == socket.AF_INET6 and socket.has_dualstack_ipv6())
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = self.server_address[:2]
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        """Accept a connection. Overridden to make room first where there is none."""
+        try:
+            if len(self.connections) < MAX_CONNECTIONS:
+                accepted = super().get_request()
+                self.crowded = False
+                return accepted
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):  # out of file descriptors
+                raise
+        self.make_room()
+        raise BlockingIOError("no room yet")  # serve_forever ignores an OSError, and asks again
+
+    def process_request(self, request: socket.socket, client_address: object) -> None:
+        """Give a connection to a thread. Overridden to prefer an idle thread to a new one."""
+        with self.lock:
+            self.connections[request] = time.monotonic()
+        while not self.idle_threads.acquire(blocking=False):
+            try:
+                thread = threading.Thread(target=self.serve_connections, daemon=True)
+                thread.start()
+                self.threads.append(thread)
+                break
+            except RuntimeError:  # the system grants no more threads, so wait for an idle one
+                self.make_room()
+        self.accepted.put((request, client_address))
+
+    def serve_connections(self) -> None:
+        """Serve one connection after another. This is what each thread does."""
+        for request, client_address in iter(self.accepted.get, None):
+            self.process_request_thread(request, client_address)
+            self.idle_threads.release()
+        self.accepted.put(None)  # the next thread is to end, too
+
+    def finish_request(self, request: socket.socket, client_address: object) -> None:
+        """Let a handler serve a connection. Overridden because a vanished client is no error."""
+        with suppress(ConnectionError):
+            super().finish_request(request, client_address)
+
+    def renew_deadline(self, connection: socket.socket) -> None:
+        """Give a connection the full time again, unless it was evicted."""
+        with self.lock:
+            if connection in self.connections:
+                self.connections[connection] = time.monotonic()
+                self.connections.move_to_end(connection)
+
+    def evict(self, seconds: float) -> bool:
+        """Evict the connection that has waited longest if it has waited for so many seconds.
+        Return whether it was evicted."""
+        with self.lock:
+            connection = next(iter(self.connections), None)
+            if not connection or time.monotonic() - self.connections[connection] < seconds:
+                return False
+            del self.connections[connection]
+            with suppress(OSError):  # the client may have reset it
+                connection.shutdown(socket.SHUT_RDWR)  # wakes its thread, which closes it
+            return True
+
+    def make_room(self) -> None:
+        """Evict a connection, unless all are new, and let every other one end after its response
+        until there is room."""
+        self.crowded = True
+        self.evict(GRACE_SECONDS)
+        time.sleep(RETRY_SECONDS)
+
+    def service_actions(self) -> None:
+        """Evict connections past their deadline. serve_forever calls this after each connection,
+        and twice a second while there is none."""
+        while self.evict(REQUEST_SECONDS):
+            pass
+
+    def shutdown_request(self, request: socket.socket) -> None:
+        """Close a connection. Overridden to forget it."""
+        with self.lock:
+            self.connections.pop(request, None)
+        self.close_request(request)
+
+    def server_close(self) -> None:
+        """Stop listening, close all connections, and end the threads. Overridden because the
+        stock method does only the first."""
+        super().server_close()
+        while self.evict(0):
+            pass
+        self.accepted.put(None)
+        end = time.monotonic() + STOP_SECONDS
+        for thread in self.threads:
+            thread.join(max(0, end - time.monotonic()))
+
+
+# --- The command ---------------------------------------------------------------------------------
 
 def port_number(text: str) -> int:
-    """Return the port that an argument names. Raises ArgumentTypeError."""
+    """Return the argument as a port number. Raises ArgumentTypeError."""
     if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
         raise argparse.ArgumentTypeError("not a number from 0 to 65535: %r" % text)
     return int(text)
 
 
-def start_line(host: str, port: int) -> str:
-    """Return what to say at the start: where the clock is, for whom, and how to stop it."""
-    url = "localhost" if host in ("::", "0.0.0.0") else "[%s]" % host if ":" in host else host
-    who = "this computer" if host == "::1" or host.startswith("127.") else "the whole network"
-    return "Serving the time at http://%s:%d/ to %s; stop with Ctrl-C." % (url, port, who)
+def host_name(text: str) -> str:
+    """Return the argument as an address or host name, an IPv6 address without the brackets that
+    it has in a URL. Raises ArgumentTypeError, without asking a name server."""
+    host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):  # not an address, or nothing that can be encoded for DNS
+        if not re.fullmatch(r"(?:[0-9A-Za-z_-]{1,63}\.)*(?![0-9]+\.?$)[0-9A-Za-z_-]{1,63}\.?", text):
+            raise argparse.ArgumentTypeError("not an address or host name: %r" % text) from None
+    return host
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the arguments of the command; exit with status 2 if one is invalid."""
+    parser = argparse.ArgumentParser(
+        prog="clock_server", description="Serve a web page with the current time.")
+    parser.add_argument("--version", action="version", version="%(prog)s " + __version__)
+    parser.add_argument("-b", "--bind", metavar="ADDRESS", type=host_name,
+                        help="listen on this address or host name (default: all interfaces)")
+    parser.add_argument("-q", "--quiet", action="store_true", help="do not log requests")
+    parser.add_argument("port", nargs="?", type=port_number, default=8880,
+                        help="listen on this port; 0 picks a free one (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def start_text(host: str, port: int) -> str:
+    """Return where the clock is, who can reach it, and how to stop it, in short lines."""
+    host = plain_address(host)
+    text = "Serving the time on "
+    if host in ("::", "0.0.0.0"):
+        text += url("localhost", port)
+        outside = outside_address(host)
+        if outside:
+            text += "\nOther computers reach it at " + url(outside, port)
+    else:
+        text += url(host, port)
+        if host == "::1" or host.startswith("127."):
+            text += " to this computer only"
+    return text + "\nPress Ctrl-C to stop."
+
+
+def url(host: str, port: int) -> str:
+    """Return the URL of the clock."""
+    return "http://%s:%d/" % ("[%s]" % host if ":" in host else host, port)
+
+
+def outside_address(host: str) -> str:
+    """Return the address under which other computers see this one, or "" without a network.
+
+    To connect a UDP socket sends nothing, but picks the address that it would send from. The
+    addresses are those that are reserved for documentation.
+    """
+    for family, address in (socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"):
+        if family == socket.AF_INET or host == "::":
+            with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((address, 9))
+                return str(probe.getsockname()[0])
+    return ""
+
+
+def advice(error: OSError, host: str | None, port: int) -> str:
+    """Return why the server cannot listen there and, where possible, what to do about it."""
+    if isinstance(error, socket.gaierror):
+        return "not an address or host name: %r (%s)" % (host, error.strerror)
+    if error.errno == errno.EADDRINUSE:
+        other = "python3 clock_server.py %s%d" % (
+            "--bind %s " % host if host else "", port + 1 if port < 65535 else 8880)
+        return "port %d is in use; try another one: %s" % (port, other)
+    if error.errno == errno.EACCES and port < 1024:
+        return "port %d needs the right to use ports below 1024; try one above 1023" % port
+    reason = (error.strerror or str(error)).partition(" (while")[0]  # the rest repeats the address
+    return "cannot listen on port %d of %s: %s" % (port, host or "all interfaces", reason)
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Keep this process on one core, if possible not on that of another clock server.
+
+    Only one thread at a time runs Python, so a second core is no use, and costs a lot: each time
+    a thread hands over to one on another core, that core has to be woken. On two cores 16 clients
+    got 14,000 responses a second, on one core 42,000. A UDP port on 127.0.0.1 marks a core as
+    taken: no other process can bind it, and the system frees it however this process ends.
+    """
+    has_lock = not hasattr(sys, "_is_gil_enabled") or sys._is_gil_enabled()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mark:
+        if has_lock and hasattr(os, "sched_setaffinity"):
+            for core in sorted(os.sched_getaffinity(0)):
+                with suppress(OSError):
+                    mark.bind(("127.0.0.1", CORE_PORT + core))
+                    break
+            os.sched_setaffinity(0, {core})
+        yield
 
 
 def say(text: str) -> None:
-    """Print a line at once, whether or not anybody reads it."""
+    """Print a text immediately, even if nobody can read it."""
     with suppress(OSError):
         print(text, flush=True)
 
 
 def stop(*_: object) -> None:
-    """Stop at the first signal; ignore the next ones, for stopping has begun."""
+    """Stop at the first signal and ignore later ones.
+
+    They are ignored by a function, not by SIG_IGN: Python would report a signal that came in just
+    before as an error.
+    """
     for number in signal.SIGINT, signal.SIGTERM:
         signal.signal(number, lambda *_: None)
     raise KeyboardInterrupt
@@ -546,28 +781,18 @@ def stop(*_: object) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="clock_server", description="Serve a web page with the current time.")
-    parser.add_argument("--version", action="version", version="%(prog)s " + __version__)
-    parser.add_argument("-b", "--bind", metavar="ADDRESS", default="",
-                        help="serve on this address or name (default: all interfaces)")
-    parser.add_argument("-q", "--quiet", action="store_true", help="do not log requests")
-    parser.add_argument("port", nargs="?", type=port_number, default=8880,
-                        help="serve on this port; 0 takes a free one (default: %(default)s)")
-    args = parser.parse_args(argv)
-    for number in signal.SIGINT, signal.SIGTERM:  # both may have come to us ignored
-        signal.signal(number, stop)
+    args = parse_arguments(argv)
+    handler = QuietHandler if args.quiet else ClockHandler
     try:
-        with ClockServer((args.bind, args.port),
-                         QuietHandler if args.quiet else ClockHandler) as server:
-            say(start_line(server.server_name, server.server_port))
+        for number in signal.SIGINT, signal.SIGTERM:  # whoever started us may have ignored either
+            signal.signal(number, stop)
+        with one_core(), ClockServer((args.bind or "", args.port), handler) as server:
+            say(start_text(server.server_name, server.server_port))
             server.serve_forever()
     except KeyboardInterrupt:
         say("Stopped.")
-    except (OSError, RuntimeError, UnicodeError) as error:  # no address, no thread, no name
-        print("clock_server: cannot serve on port %d of %s: %s" % (
-            args.port, args.bind or "all interfaces", getattr(error, "strerror", None) or error),
-            file=sys.stderr)
+    except OSError as error:
+        print("clock_server: " + advice(error, args.bind, args.port), file=sys.stderr)
         return 1
     return 0
 
