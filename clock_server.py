@@ -77,15 +77,17 @@ __version__ = "2.0.0"
 # timetables, made for numerals; all digits have the same width, so the text does not shake.
 STYLE = """
 html { color-scheme: light dark; --paper: #fbfaf7; --ink: #1c1b19; --muted: #66635c;
-       min-height: 100%; display: grid; background: var(--paper); color: var(--ink); }
+       --accent: #b8402a; background: var(--paper); color: var(--ink);
+       min-height: 100%; display: grid; }
 @media (prefers-color-scheme: dark) {
-  html { --paper: #16171a; --ink: #f3f0e8; --muted: #a5a198; }
+  html { --paper: #16171a; --ink: #f3f0e8; --muted: #a5a198; --accent: #e5735a; }
 }
 body { margin: auto; padding: 0.5rem; text-align: center;
        font-family: Bahnschrift, "DIN Alternate", Roboto, system-ui, sans-serif; }
 h1 { margin: 0 auto; max-width: 14ch; white-space: pre-wrap; line-height: 1.2; font-weight: 500;
      font-size: min(1.5rem + 2.5vw, 11vw); font-variant-numeric: tabular-nums; }
-p { margin: 0.6em 0 0; color: var(--muted); font-size: min(0.9rem + 0.4vw, 6vw); line-height: 1.4; }
+p { margin: 0.8em 0 0; padding-top: 0.6em; border-top: 0.15em solid var(--accent);
+    display: inline-block; color: var(--muted); font-size: min(0.9rem + 0.4vw, 6vw); }
 @media (min-width: 40em) { h1 { max-width: none; white-space: pre; } }
 """
 
@@ -181,10 +183,9 @@ class ClockHandler(BaseHTTPRequestHandler):
 
     def send_page(self, page: bytes, content_type: str = "text/html; charset=utf-8",
                   status: int = 200) -> None:
-        """Send a complete response with this page as its body."""
+        """Send a complete response with this page as its body. finish_response adds its length."""
         self.send_response(status)
         self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(page)))
         self.end_headers()
         self.wfile.write(page)
 
@@ -223,7 +224,7 @@ class ClockHandler(BaseHTTPRequestHandler):
         """Log a line. Overridden so that no request can forge one, and no broken log stops us."""
         message = (format % args).encode("unicode_escape").decode()
         if len(message) > LOG_CHARACTERS:
-            message = message[:LOG_CHARACTERS] + "..." + message[-8:]  # the end shows the status
+            message = message[:LOG_CHARACTERS] + "..." + message[-7:]  # the end shows the status
         with suppress(AttributeError, OSError, ValueError):  # no stderr, a full disk, a dead pipe
             sys.stderr.write("%s - - [%s] %s\n" % (
                 self.address_string(), self.log_date_time_string(), message))
@@ -380,7 +381,8 @@ def plain_address(address: str) -> str:
 # Whatever a client can have for nothing, some client will take. So there is a limit to each.
 
 HEAD_BYTES = 65536      # in a head; at least 8,000 in its first line (RFC 9112 section 3)
-MAX_REQUESTS = 100      # on a connection; then other clients get a turn
+MAX_REQUESTS = 500      # on a connection; then other clients get a turn
+SEND_BYTES = 40960      # that wait in the system for a client that does not read; less slows down large pages
 MAX_CONNECTIONS = 512   # at once: half of the 1,024 file descriptors that most systems allow
 REQUEST_SECONDS = 10    # from one complete request on a connection to the next one
 GRACE_SECONDS = 0.25    # before a new connection can be evicted: else a burst evicts itself
@@ -567,6 +569,8 @@ class ClockServer(ThreadingHTTPServer):
         self.socket = socket.create_server(
             self.server_address, family=self.address_family,
             dualstack_ipv6=self.address_family == socket.AF_INET6 and socket.has_dualstack_ipv6())
+        # Connections inherit this.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = self.server_address[:2]
 
@@ -574,9 +578,11 @@ class ClockServer(ThreadingHTTPServer):
         """Accept a connection. Overridden to make room first where there is none."""
         try:
             if len(self.connections) < MAX_CONNECTIONS:
-                accepted = super().get_request()
+                request, client_address = super().get_request()
                 self.crowded = False
-                return accepted
+                if os.name == "nt":  # there, shutdown does not wake a thread: python/cpython#91913
+                    request.settimeout(REQUEST_SECONDS)
+                return request, client_address
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):  # out of file descriptors
                 raise
@@ -701,7 +707,7 @@ def start_text(host: str, port: int) -> str:
         text += url("localhost", port)
         outside = outside_address(host)
         if outside:
-            text += "\nOther computers reach it at " + url(outside, port)
+            text += "\nFrom other computers: " + url(outside, port)
     else:
         text += url(host, port)
         if host == "::1" or host.startswith("127."):
