@@ -1145,25 +1145,24 @@ class CommandTest(unittest.TestCase):
         for label, host, outside, text in [
                 ("all interfaces", "::", "192.0.2.7", "localhost:80/" + other + "http://192.0.2.7:80/"),
                 ("no network", "0.0.0.0", "", "localhost:80/"),
-                ("IPv6 only", "::", "2001:db8::7", "localhost:80/" + other + "http://[2001:db8::7]:80/"),
                 ("one address", "192.0.2.1", "192.0.2.7", "192.0.2.1:80/"),
+                ("one IPv6 address", "2001:db8::7", "192.0.2.7", "[2001:db8::7]:80/"),
                 ("IPv4 on IPv6", "::ffff:127.0.0.1", "192.0.2.7", "127.0.0.1:80/ to this computer only")]:
             with self.subTest(label), mock.patch("clock_server.outside_address", return_value=outside):
                 self.assertEqual(clock_server.start_text(host, 80), "Serving the time on http://" + text
                                  + "\nPress Ctrl-C to stop.")
-        with mock.patch("clock_server.outside_address", return_value=":".join(["ffff"] * 8)):
-            for host in "::", ":".join(["ffff"] * 8):
+        with mock.patch("clock_server.outside_address", return_value="255.255.255.255"):
+            for host in "::", ":".join(["ffff"] * 8), "127.255.255.255":
                 for line in clock_server.start_text(host, 65535).splitlines():
                     self.assertLess(len(line), 80)
 
     def test_outside_address_is_one_of_this_computer(self):
-        for host in "::", "0.0.0.0":
-            address = clock_server.outside_address(host)
-            if address:  # there is a network
-                with ClockServer((address, 0)):
-                    pass
+        address = clock_server.outside_address()
+        if address:  # there is a network
+            with ClockServer((address, 0)):
+                pass
         with mock.patch("socket.socket", side_effect=OSError("no network")):
-            self.assertEqual(clock_server.outside_address("::"), "")
+            self.assertEqual(clock_server.outside_address(), "")
 
     @unittest.skipIf(os.name == "nt", "Windows has other signals")
     def test_signals_stop_it(self):
