@@ -202,7 +202,6 @@ class ClockHandler(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Refuse with one line of plain text, then close the connection. Overridden because the
         stock method logs every error twice, and cannot take back half a response."""
-        self.flush_headers()
         self.wfile = io.BytesIO()
         self.close_connection = self.linger = True
         reason = self.responses.get(code, ("Unknown",))[0] + (": " + message if message else "")
@@ -232,9 +231,11 @@ class ClockHandler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # send each of several pipelined responses at once
     server: ClockServer
     requests_left: int  # that this connection may still make
-    lines: tuple[bytes, ...] = ()  # the head of the request, as it came
-    head: Head  # what these lines say
-    beginning = b""  # of the response: the status line and the common fields
+    received = b""  # what has come in and has not been read as a head yet
+    raw_head: bytes  # of the request
+    head: Head  # what it says
+    beginning = b""  # of the response: its status line and the common fields
+    fields = ""  # the other fields of the response
     linger = True  # whether the client may still be sending when the connection is closed
 
     def handle(self) -> None:
@@ -254,7 +255,7 @@ class ClockHandler(BaseHTTPRequestHandler):
 
     def handle_one_request(self) -> None:
         """Answer one request. Overridden to send the response in one piece."""
-        self.wfile, self.beginning = io.BytesIO(), b""
+        self.wfile, self.beginning, self.fields = io.BytesIO(), b"", ""
         if self.parse_request():
             self.call_method()
         self.connection.sendall(self.finish_response())
@@ -262,10 +263,10 @@ class ClockHandler(BaseHTTPRequestHandler):
     def parse_request(self) -> bool:
         """Read and check a request; return False if it was refused. Overridden because the stock
         method accepts much that HTTP forbids, and takes longer."""
-        self.lines = read_head(self.rfile.readline)
+        self.raw_head = self.read_head()
         self.server.renew_deadline(self.connection)
         try:
-            self.head = head = parse_head(self.lines)
+            self.head = head = parse_head(self.raw_head)
         except Refused as refused:
             self.command = self.requestline.partition(" ")[0]
             self.request_version = self.protocol_version
@@ -274,9 +275,26 @@ class ClockHandler(BaseHTTPRequestHandler):
         self.command, self.path, self.request_version = head.method, head.target, head.version
         self.requests_left -= 1
         self.linger = head.has_body or not head.wants_close
-        # A body is not read, so the next request could not be told from it.
+        # The clock does not read a body, so what follows one could not be told from it.
         self.close_connection = head.has_body or head.wants_close or self.requests_left == 0
+        if head.has_body:
+            self.rfile.close()
+            self.rfile = io.BufferedReader(Body(self.received, self.connection))
         return True
+
+    def read_head(self) -> bytes:
+        """Return the next head without the empty line at its end, or as much of a head as shows
+        that it is invalid. Raises ConnectionAbortedError if the client leaves before."""
+        seen = 0
+        while not self.received or not is_decided(self.received, seen):
+            seen = len(self.received)
+            piece = self.connection.recv(RECEIVE_BYTES)
+            if not piece:
+                raise ConnectionAbortedError("the client left before its request was complete")
+            self.received += piece
+        head, _, self.received = self.received.partition(b"\r\n\r\n")
+        # One empty line before a request is skipped (RFC 9112 section 2.2).
+        return head[2:] if head.startswith(b"\r\n") else head
 
     def call_method(self) -> None:
         """Call the method named after the method of the request, such as do_GET."""
@@ -296,6 +314,7 @@ class ClockHandler(BaseHTTPRequestHandler):
         """Log the response and begin it. Overridden for speed: the stock methods, which format
         field after field, make 16 clients wait a fifth longer."""
         self.log_request(code)
+        self.fields = ""
         self.beginning = self.begin_response(int(code), message, int(time.time()))
 
     @classmethod
@@ -309,6 +328,10 @@ class ClockHandler(BaseHTTPRequestHandler):
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         return f"{cls.protocol_version} {code} {reason}\r\n{head}".encode("latin-1")
 
+    def send_header(self, keyword: str, value: str) -> None:
+        """Add a field. Overridden to keep it for finish_response."""
+        self.fields += f"{keyword}: {value}\r\n"
+
     def end_headers(self) -> None:
         """Do nothing. Overridden because finish_response ends the header section."""
 
@@ -319,25 +342,23 @@ class ClockHandler(BaseHTTPRequestHandler):
         Content-Length the client would wait for more (section 6.3). The responses to HEAD, 204
         and 304 have no body (RFC 9110 section 6.4.1).
         """
-        if self.server.crowded:
+        body, names = self.wfile.getvalue(), "\n" + self.fields.lower()
+        if self.server.crowded or "\nconnection: close" in names:
             self.close_connection = True
-        body, self.wfile = self.wfile.getvalue(), io.BytesIO()
-        self.flush_headers()
-        fields = self.wfile.getvalue()
-        names = b"\n" + fields.lower()
-        if b"\nconnection:" not in names and (self.close_connection or self.request_version == "HTTP/1.0"):
-            fields += b"Connection: close\r\n" if self.close_connection else b"Connection: keep-alive\r\n"
-        sized = b"\ncontent-length:" in names or b"\ntransfer-encoding:" in names
+        if "\nconnection:" not in names and (self.close_connection or self.request_version == "HTTP/1.0"):
+            self.send_header("Connection", "close" if self.close_connection else "keep-alive")
         if self.beginning[9:12] in (b"204", b"304"):
             body = b""
-        elif not sized and (body or self.command != "HEAD"):
-            fields += b"Content-Length: %d\r\n" % len(body)
-        return b"%s%s\r\n%s" % (self.beginning, fields, b"" if self.command == "HEAD" else body)
+        elif not ("\ncontent-length:" in names or "\ntransfer-encoding:" in names):
+            if body or self.command != "HEAD":
+                self.send_header("Content-Length", str(len(body)))
+        head = self.beginning + self.fields.encode("latin-1") + b"\r\n"
+        return head if self.command == "HEAD" else head + body
 
     @property
     def requestline(self) -> str:
         """The request line, for the log, which puts it in double quotes."""
-        return self.lines[0].decode("latin-1").strip().replace('"', "%22")
+        return self.raw_head.partition(b"\n")[0].decode("latin-1").strip("\r").replace('"', "%22")
 
     @property
     def headers(self) -> HTTPMessage:
@@ -355,6 +376,24 @@ class QuietHandler(ClockHandler):
         """Do nothing. Overridden for --quiet."""
 
 
+class Body(io.RawIOBase):
+    """The body of a request, as self.rfile reads it: first what came with the head, then the rest."""
+
+    def __init__(self, received: bytes, connection: socket.socket) -> None:
+        self.received, self.connection = received, connection
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read the next bytes of the body into the buffer; return their number."""
+        piece = self.received[:len(buffer)] or self.connection.recv(len(buffer))
+        self.received = self.received[len(piece):]
+        buffer[:len(piece)] = piece
+        return len(piece)
+
+
 def plain_address(address: str) -> str:
     """Return the address, but ::ffff:192.0.2.1, which is how IPv6 shows IPv4, as 192.0.2.1."""
     return address[7:] if address.startswith("::ffff:") else address
@@ -365,6 +404,7 @@ def plain_address(address: str) -> str:
 # Whatever a client can have for nothing, some client will take. So there is a limit to each.
 
 HEAD_BYTES = 65536      # in a head; at least 8,000 in its first line (RFC 9112 section 3)
+RECEIVE_BYTES = 8192    # read at once: more than most heads have
 MAX_REQUESTS = 500      # on a connection; then other clients get a turn
 SEND_BYTES = 40960      # that wait in the system for a client that does not read; less slows down large pages
 MAX_CONNECTIONS = 512   # at once: half of the 1,024 file descriptors that most systems allow
@@ -402,44 +442,33 @@ class Head(NamedTuple):
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 # request-line = method SP request-target SP HTTP-version  (RFC 9112 section 3)
 # We take every visible character but "#" for a target: browsers send some that RFC 3986 forbids.
-REQUEST_LINE = re.compile(rb"(%s) ([!\"$-~]+) HTTP/([0-9])\.([0-9])\r\n" % TOKEN)
+REQUEST_LINE = re.compile(rb"(%s) ([!\"$-~]+) HTTP/([0-9])\.([0-9])" % TOKEN)
 # field-line = field-name ":" OWS field-value OWS  (RFC 9112 section 5)
-FIELD_LINE = re.compile(rb"(%s):([\t -~\x80-\xff]*)\r\n" % TOKEN)
+FIELD_LINE = re.compile(rb"(%s):([\t -~\x80-\xff]*)" % TOKEN)
 # Host = uri-host [ ":" port ]  (RFC 9110 section 7.2)
 # uri-host = IP-literal / reg-name  (RFC 3986 section 3.2.2), here without the comma, so that
 # two fields, joined by a comma as the members of a list are, do not look like one host.
 HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[!$&'()*+.;=_~0-9A-Za-z-]|%[0-9A-Fa-f]{2})+)"
                   rb"(?::[0-9]*)?")
+BARE_LF = re.compile(rb"(?<!\r)\n")
 
 
-def read_head(readline: Callable[[int], bytes]) -> tuple[bytes, ...]:
-    """Return the lines of a head up to the empty one, which is left out.
-
-    Stops early after a line that no further byte can put right. Raises ConnectionAbortedError if
-    the client leaves before.
-    """
-    line = readline(HEAD_BYTES + 1)
-    if line == b"\r\n":  # one empty line before a request is skipped (RFC 9112 section 2.2)
-        line = readline(HEAD_BYTES + 1)
-    lines, size = [line], len(line)
-    hopeless = b" HTTP/" not in line  # as the first message of TLS or SSH
-    while line.endswith(b"\r\n") and not hopeless:
-        line = readline(HEAD_BYTES + 1 - size)
-        if line == b"\r\n":
-            return tuple(lines)
-        lines.append(line)
-        size += len(line)
-    if not line.endswith(b"\n") and size <= HEAD_BYTES:
-        raise ConnectionAbortedError("the client left before its request was complete")
-    return tuple(lines)
+def is_decided(received: bytes, seen: int) -> bool:
+    """Return whether these bytes contain a whole head, or can no longer become one, as the first
+    message of TLS or SSH. It saves time that the first `seen` of them were not enough."""
+    whole = received.find(b"\r\n\r\n", max(0, seen - 3)) >= 0
+    if whole or BARE_LF.search(received, seen) or len(received) > HEAD_BYTES:
+        return True
+    first_line, end, _ = received.lstrip(b"\r\n").partition(b"\r\n")
+    return bool(end) and b" HTTP/" not in first_line
 
 
 @functools.lru_cache(maxsize=64)  # most clients repeat their head byte for byte
-def parse_head(lines: tuple[bytes, ...]) -> Head:
-    """Return what the lines of a head say. Raises Refused."""
-    request_line, *field_lines = lines
-    if sum(map(len, lines)) > HEAD_BYTES:
-        raise Refused(431, "header section too large") if field_lines else Refused(414)
+def parse_head(head: bytes) -> Head:
+    """Return what a head says. Raises Refused."""
+    request_line, *field_lines = head.split(b"\r\n")
+    if len(head) > HEAD_BYTES:
+        raise Refused(414 if len(request_line) > HEAD_BYTES else 431)
     match = REQUEST_LINE.fullmatch(request_line)
     if not match:
         raise Refused(400, "malformed request line (RFC 9112 section 3)")
