@@ -630,9 +630,10 @@ class ClockServer(ThreadingHTTPServer):
 
     def renew_deadline(self, connection: socket.socket) -> None:
         """Give a connection the full time again, unless it was evicted."""
-        with self.lock, suppress(KeyError):  # evicted
-            self.connections.move_to_end(connection)
-            self.connections[connection] = time.monotonic()
+        with self.lock:
+            if connection in self.connections:
+                self.connections[connection] = time.monotonic()
+                self.connections.move_to_end(connection)
 
     def evict(self, seconds: float) -> bool:
         """Evict the connection that has waited longest if it has waited for so many seconds.
