@@ -453,13 +453,11 @@ class ResponsesTest(unittest.TestCase):
                 self.send_page(b"half a page")
                 self.send_error(int(self.path[1:]), "a reason")
         with running_server(Erring) as server:
-            for status, body in [(404, b"404 Not Found: a reason\n"), (418, None), (599, b"599 Unknown: a reason\n"),
-                                 (304, b"")]:
+            for status, body in [(404, b"404 Not Found: a reason\n"), (304, b""),
+                                 (599, b"599 Unknown: a reason\n")]:
                 with self.subTest(status):
                     response, = exchange(server, GET.replace(b"/", b"/%d" % status, 1))
-                    self.assertEqual(response.status, status)
-                    self.assertNotIn(b"half", response.body)
-                    self.assertIn(response.body, [body] if body is not None else [response.body])
+                    self.assertEqual((response.status, response.body), (status, body))
 
     def test_log_has_a_line_for_each_request(self):
         long = b"GET /" + b"a" * 5000 + GET[5:]
@@ -633,7 +631,8 @@ REJECTED = [  # section of the RFC, label, request, status
     ("9112 6.1", "HTTP/1.0", request(b"GET / HTTP/1.0", b"Transfer-Encoding: chunked"), 400),
     ("9112 6.1", "length and no coding", get(b"Content-Length: 0", b"Transfer-Encoding:"), 400),
     ("9112 6.3", "chunked in two lines", get(*[b"Transfer-Encoding: chunked"] * 2), 400),
-    ("9112 6.1", "two codings in two lines", get(b"Transfer-Encoding: gzip", b"Transfer-Encoding: chunked"), 501),
+    ("9112 6.1", "two codings in two lines",
+     get(b"Transfer-Encoding: gzip", b"Transfer-Encoding: chunked"), 501),
     ("9112 6.3", "framing before the method", request(b"BREW / HTTP/1.1", b"Content-Length: x"), 400),
     ("9110 10.1.1", "another expectation", get(b"Expect: 200-ok"), 417),
     ("9110 10.1.1", "two expectations", get(b"Expect: 100-continue, x"), 417),
@@ -1283,7 +1282,8 @@ class CommandTest(unittest.TestCase):
     @unittest.skipUnless(hasattr(time, "tzset"), "this system cannot change its zone")
     def test_time_zone_is_that_of_the_environment(self):
         with running_command("-q", TZ="NPT-5:45") as (_, _, port):
-            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=GIVE_UP)) as connection:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=GIVE_UP)
+            with contextlib.closing(connection):
                 connection.request("GET", "/")
                 self.assertIn(b"UTC<span>+05:45</span>", connection.getresponse().read())
 
@@ -1298,7 +1298,8 @@ class CommandTest(unittest.TestCase):
     def test_addresses_that_cannot_be_served(self):
         result = run_command("--bind", "203.0.113.1", "0")
         self.assertEqual((result.returncode, result.stdout, result.stderr), (
-            1, "", "clock_server: cannot listen on port 0 of 203.0.113.1: %s\n" % os.strerror(errno.EADDRNOTAVAIL)))
+            1, "", "clock_server: cannot listen on port 0 of 203.0.113.1: %s\n"
+            % os.strerror(errno.EADDRNOTAVAIL)))
 
     def test_advice(self):
         for label, error, said in [
@@ -1306,7 +1307,8 @@ class CommandTest(unittest.TestCase):
                  "port 80 needs the right to use ports below 1024; try one above 1023"),
                 ("unknown name", socket.gaierror(-2, "Name or service not known"),
                  "not an address or host name: 'eth0' (Name or service not known)"),
-                ("another error", OSError(errno.ENOBUFS, "No room"), "cannot listen on port 80 of eth0: No room")]:
+                ("another error", OSError(errno.ENOBUFS, "No room"),
+                 "cannot listen on port 80 of eth0: No room")]:
             with self.subTest(label):
                 self.assertEqual(clock_server.advice(error, "eth0", 80), said)
 
@@ -1314,14 +1316,16 @@ class CommandTest(unittest.TestCase):
         rows = [([port], "not a number from 0 to 65535") for port in [
             "abc", "65536", "99999", "", " 80", "8_0", "+80", "0x50", "1e3", "\u0668\u0660"]]
         rows += [(["-b", host], "not an address or host name") for host in [
-            "127.0.0.1:8080", "*", "a..b", "x y", "a" * 64, "", "[::1", "300.1.1.1", "1.2.3.4.5", "\xfc.\xfc"]]
+            "127.0.0.1:8080", "*", "a..b", "x y", "a" * 64, "", "[::1", "300.1.1.1",
+            "1.2.3.4.5", "\xfc.\xfc"]]
         rows += [(["-1"], ""), (["--nonsense"], "")]
         for arguments, reason in rows:
             with self.subTest(arguments), mock.patch("sys.stderr", io.StringIO()) as err:
                 with self.assertRaises(SystemExit) as exit:
                     clock_server.parse_arguments(arguments)
                 self.assertEqual(exit.exception.code, 2)
-                self.assertRegex(err.getvalue(), r"^usage: clock_server .*\nclock_server: error: .*" + reason)
+                self.assertRegex(err.getvalue(),
+                                 r"^usage: clock_server .*\nclock_server: error: .*" + reason)
         result = run_command("--bind", "*")
         self.assertEqual((result.returncode, result.stdout), (2, ""))
         self.assertNotIn("Traceback", result.stderr)
@@ -1333,7 +1337,8 @@ class CommandTest(unittest.TestCase):
             self.assertEqual(options.get("flags"), socket.AI_NUMERICHOST)
             return ask_system(*args, **options)
         with mock.patch("socket.getaddrinfo", numeric_only):
-            for host in ["127.0.0.1", "::1", "localhost", "eth0", "a-b_c.example.", "::ffff:127.0.0.1", "3com.example"]:
+            for host in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "localhost", "eth0", "a-b_c.example.",
+                         "3com.example"]:
                 self.assertEqual(clock_server.parse_arguments(["-b", host]).bind, host)
             self.assertEqual(clock_server.parse_arguments(["-b", "[::1]"]).bind, "::1")
 
@@ -1401,7 +1406,8 @@ class BrowserTest(unittest.TestCase):
                  "--virtual-time-budget=%d" % (seconds * 1000), url],
                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=120, env=dict(os.environ, TZ=zone))
         clock = re.search(rb'<time datetime="([^"]*)">([^<]*)</time>', result.stdout)
-        return [text.decode() for text in (*clock.groups(), re.search(rb"<span>(.*?)</span>", result.stdout)[1])]
+        offset = re.search(rb"<span>(.*?)</span>", result.stdout)
+        return [text.decode() for text in (clock[1], clock[2], offset[1])]
 
     def test_clock_ticks_in_the_time_of_the_server(self):
         class Past(QuietHandler):
