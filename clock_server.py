@@ -81,7 +81,7 @@ body { margin: auto; padding: 0.5rem; text-align: center; color: CanvasText;
        font-family: Bahnschrift, "DIN Alternate", Roboto, system-ui, sans-serif; }
 h1 { max-width: 14ch; margin: 0 auto; white-space: pre-wrap; font-variant-numeric: tabular-nums;
      font-size: min(1.5rem + 2.5vw, 11vw); font-weight: 500; line-height: 1.2; }
-p { display: inline-block; margin: 0.8em 0 0; padding-top: 0.6em; border-top: 2px solid #c8503a;
+p { display: inline-block; margin: 0.8em 0 0; padding-top: 0.6em; border-top: 0.12em solid #c8503a;
     font-size: min(0.9rem + 0.4vw, 6vw); color: color-mix(in srgb, CanvasText 70%, Canvas); }
 @media (min-width: 40em) { h1 { max-width: none; white-space: pre; } }
 """
