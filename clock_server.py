@@ -6,8 +6,8 @@ r"""A web server in one file. Every URL it serves is a page with the current tim
 
 GET of any path returns the page, generated afresh for each request; HEAD returns the same
 response without the page; OPTIONS lists the methods. Every other request gets the error response
-that RFC 9110 and RFC 9112 require. Deliberately left out: files, routes, request bodies, TLS,
-compression, caching.
+that RFC 9110 and RFC 9112, the standards of HTTP, require. Deliberately left out: files, routes,
+request bodies, TLS, compression, caching.
 
 Skip the imports, and read this file from top to bottom. At the end of do_GET you have seen a
 complete dynamic web page; the rest is what it takes to leave one running where strangers can reach
@@ -27,7 +27,7 @@ The server sends a response back on the same connection:
 
     HTTP/1.1 200 OK                     the status line: version, status, reason
     Content-Type: text/html             the header section
-    Content-Length: 2471                the number of bytes in the body
+    Content-Length: 2093                the number of bytes in the body
                                         an empty line ends the header section
     <!DOCTYPE html>...                  the body
 
@@ -87,15 +87,16 @@ p { display: inline-block; margin: 0.8em 0 0; padding-top: 0.6em; border-top: 0.
 
 # To tick, the script needs two times: `stamp`, what the clock of the server showed, and `read`, the
 # time of the browser at which it was read. We assume that this was half-way through the round trip;
-# if one way takes longer than the other, the page is wrong by half the difference. The stamp is
-# taken as if it were UTC (Z replaces its last six characters, the offset), so that the page shows
-# the time zone of the server and not that of the browser; toUTCString has the parts of ctime in
-# another order. Date.now() goes on while a computer sleeps, which performance.now() may not. Once
-# an hour the script asks again, because either clock may have been set, or summer time may have
-# begun; if that fails, it just ticks on.
+# if one way takes longer than the other, the page is wrong by half the difference. (Some browsers
+# keep the times of the trip to themselves; then it was read when the navigation began.) The stamp
+# is taken as if it were UTC (Z replaces its last six characters, the offset), so the page shows the
+# time zone of the server and not that of the browser; toUTCString has the parts of ctime in another
+# order. Date.now() goes on while a computer sleeps, which performance.now() may not. Once an hour
+# the script asks again, because either clock may have been set, or summer time may have begun; if
+# that fails, it just ticks on.
 SCRIPT = """
 const time = document.querySelector("time"), offset = document.querySelector("span");
-const [trip] = performance.getEntriesByType("navigation");
+const [trip = { requestStart: 0, responseStart: 0 }] = performance.getEntriesByType("navigation");
 let stamp = time.dateTime;
 let read = Date.now() - performance.now() + (trip.requestStart + trip.responseStart) / 2;
 function tick() {
@@ -147,7 +148,8 @@ def render_page(now: float) -> bytes:
 # BaseHTTPRequestHandler defines what such methods can use, for example send_response.
 
 def csp_hash(text: str) -> str:
-    """Return the Content-Security-Policy source that allows exactly this inline style or script."""
+    """Return what allows exactly this style or script in a Content-Security-Policy, the field that
+    tells browsers what a page may load and run."""
     return "'sha256-%s'" % base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -159,8 +161,8 @@ class ClockHandler(BaseHTTPRequestHandler):
     common_fields = {  # sent with every response; a page of your own may need a different policy
         "Server": "clock_server",
         "Cache-Control": "no-store",  # the time is outdated at once
-        # What the page may load and run: its own style, its own script and, once an hour, itself.
-        # No other site may show it in a frame.
+        # The page may load and run its own style, its own script and, once an hour, itself; and no
+        # other site may show it in a frame.
         "Content-Security-Policy":
         f"default-src 'none'; style-src {csp_hash(STYLE)}; script-src {csp_hash(SCRIPT)}; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -192,7 +194,7 @@ class ClockHandler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Refuse a method that is known but not allowed here (RFC 9110 section 15.5.6)."""
         self.send_error(405)
-        self.send_header("Allow", self.allow)  # not too late: finish_response ends the header section
+        self.send_header("Allow", self.allow)  # finish_response ends the section
 
     # There is nothing to change here, no request to echo, and no proxy to connect through.
     do_PUT = do_DELETE = do_PATCH = do_TRACE = do_CONNECT = do_POST
@@ -252,7 +254,7 @@ class ClockHandler(BaseHTTPRequestHandler):
             self.send_error(500)
             self.server.handle_error(self.request, self.client_address)
         self.connection.sendall(self.finish_response())
-        if self.client_is_done:  # then the server need not linger
+        if self.client_is_done:  # then the server need not linger: see finish_request
             self.server.close_request(self.connection)
 
     def read_head(self) -> bytes:
@@ -353,7 +355,8 @@ class Body(io.BytesIO):
 # --- The limits ----------------------------------------------------------------------------------
 #
 # Whatever a client can have without limit, some client will take, by mistake or on purpose. These
-# are the limits, each with its reason. Change them here; there are no options for them.
+# are the limits, each with its reason. Change them here; there are no options for them. To evict a
+# connection is to close it although its client is not done.
 
 HEAD_BYTES = 65536      # in a head; at least 8,000 in its first line (RFC 9112 section 3)
 SEND_BYTES = 40960      # that the system keeps for a slow client; with less, long pages take long
@@ -480,6 +483,7 @@ def declares_body(fields: dict[bytes, bytes], version: str) -> bool:
     require(re.fullmatch(rb"[0-9]{1,18}", length), 400, "malformed Content-Length (RFC 9110 section 8.6)")
     if b"transfer-encoding" not in fields:
         return int(length) > 0
+    # Chunks say where the body ends, if chunked is the last coding and nothing contradicts it.
     *others, last = members(fields, b"transfer-encoding") or [b""]
     require(version == "HTTP/1.1" and b"content-length" not in fields and last and b"chunked" not in others
             and (last == b"chunked" or not others), 400, "ambiguous message length (RFC 9112 section 6.3)")
@@ -530,10 +534,10 @@ class ClockServer(ThreadingHTTPServer):
         this host, and because create_server knows the right options for each system."""
         dual_stack = socket.has_dualstack_ipv6()
         host = str(self.server_address[0]) or ("::" if dual_stack else "0.0.0.0")
-        # What has no letters is an address, or none at all: no name server need be asked.
+        # Without letters it is an address or invalid, so that no name server need be asked.
         flags = 0 if re.search("[A-Za-z]", host) else socket.AI_NUMERICHOST
         addresses = socket.getaddrinfo(host, self.server_address[1], type=socket.SOCK_STREAM, flags=flags)
-        # A name may have addresses of both families; every client can use IPv4.
+        # A name may have addresses of both families. Prefer IPv4, which every client can use.
         self.address_family, *_, address = min(addresses, key=lambda info: info[0] != socket.AF_INET)
         self.socket.close()
         self.socket = socket.create_server(
@@ -581,10 +585,10 @@ class ClockServer(ThreadingHTTPServer):
         self.accepted.put((None, None))  # so that the next thread ends, too
 
     def finish_request(self, request: socket.socket, client_address: object) -> None:
-        """Let a handler serve a connection. Overridden because a client that leaves is no error, and
-        for the lingering close: to close a connection that has unread input resets it, which can
-        destroy the last response on its way. So stop sending, read until the client stops, too, and
-        only then close (RFC 9112 section 9.6)."""
+        """Let a handler serve a connection. Overridden because a client that leaves is no error,
+        and for the lingering close: to close a connection that has unread input resets it, which
+        can destroy the last response on its way. So stop sending, read until the client stops, too,
+        and only then close (RFC 9112 section 9.6)."""
         with suppress(ConnectionError, socket.timeout):
             super().finish_request(request, client_address)
         with suppress(OSError):  # the client has left, or the handler has closed the connection
@@ -716,10 +720,10 @@ def advice(error: OSError, host: str, port: int) -> str:
 def stay_on_one_core() -> socket.socket:
     """Keep this process on one core, if possible not on that of another clock server.
 
-    Only one thread at a time runs Python, so a second core is no use, and costs a lot: each time
-    a thread hands over to one on another core, that core has to be woken. On two cores 16 clients
-    got 14,000 responses a second, on one core 42,000. A UDP port marks a core as taken: only one
-    process can bind it, and the system frees it however that process ends.
+    Only one thread at a time runs Python, so a second core is no use, and costs a lot: each time a
+    thread hands over to one on another core, that core has to be woken. On two cores 16 clients got
+    18,000 responses a second, on one core 42,000. A UDP port marks a core as taken: only one process
+    can bind it, and the system frees it however that process ends. Return the socket of that port.
     """
     mark = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     has_lock = not hasattr(sys, "_is_gil_enabled") or sys._is_gil_enabled()

@@ -61,6 +61,7 @@ def running_server(handler=QuietHandler, errors=(), host="127.0.0.1", **limits):
 
     `errors` are the types of the exceptions that handlers are expected to raise.
     """
+    before = set(threading.enumerate())
     with mock.patch.multiple(clock_server, **limits) if limits else contextlib.suppress():
         with WatchedServer((host, 0), handler) as server:
             server.errors = []
@@ -72,7 +73,7 @@ def running_server(handler=QuietHandler, errors=(), host="127.0.0.1", **limits):
                 server.shutdown()
                 thread.join()
         assert not server.connections, server.connections
-        assert not any(thread.is_alive() for thread in server.threads), server.threads
+        assert set(threading.enumerate()) <= before, threading.enumerate()
         assert [type(error) for error in server.errors] == list(errors), server.errors
 
 
@@ -275,6 +276,7 @@ class ResponsesTest(unittest.TestCase):
         with running_server() as server:
             before = time.time()
             response, = exchange(server, GET)
+        self.assertTrue(response.head.startswith(b"HTTP/1.1 200 OK\r\n"), response.head)
         fields = dict(response.fields)
         date = datetime.strptime(fields.pop("Date"), "%a, %d %b %Y %H:%M:%S GMT")
         self.assertLessEqual(abs(date.replace(tzinfo=timezone.utc).timestamp() - before), GIVE_UP)
@@ -482,6 +484,7 @@ class ResponsesTest(unittest.TestCase):
             ("DEL and C1", b"GET /\x7f\x9b HTTP/1.1\r\n\r\n", r'"GET /\x7f\x9b HTTP/1.1" 400 -'),
             ("quote", b'GET /"_200_" HTTP/1.1' + GET[14:], '"GET /%22_200_%22 HTTP/1.1" 200 -'),
             ("percent", b"GET /%s%d HTTP/1.1" + GET[14:], '"GET /%s%d HTTP/1.1" 200 -'),
+            ("just short enough", b"GET /" + b"a" * 178 + GET[5:], '"GET /' + "a" * 178 + ' HTTP/1.1" 200 -'),
             ("long", long, '"GET /' + "a" * 194 + '..." 200 -'),
             ("long garbage", garbage, ('"' + r"\x16\x03\x01" * 17)[:200] + '..." 400 -'),
         ]
@@ -551,7 +554,7 @@ ACCEPTED = [  # section of the RFC, label, request, status, whether the connecti
     ("9110 5.5", "bytes from 0x80", get(b"X:" + bytes(range(128, 256))), 200, True),
     ("9110 5.4", "line of 8,000 bytes", get(b"X: " + LONG), 200, True),
     ("9110 5.4", "1,000 fields", get(*[b"X: y"] * 999), 200, True),
-    ("9110 5.4", "56 KB of fields", get(*[b"X: " + LONG] * 7), 200, True),
+    ("9110 5.4", "64 KiB of fields", get(*[b"X: " + LONG] * 8, b"X: " + b"y" * 1628), 200, True),
     ("9112 6.2", "Content-Length: 0", get(b"Content-Length: 0"), 200, True),
     ("9112 6.2", "Content-Length: 000", get(b"Content-Length: 000"), 200, True),
     ("9112 6.2", "body by length", get(b"Content-Length: 27", body=GET), 200, False),
@@ -616,8 +619,10 @@ REJECTED = [  # section of the RFC, label, request, status
     ("9110 7.4", "absolute with another scheme", request(b"GET https://x/ HTTP/1.1"), 400),
     ("9112 3.2.3", "authority but not CONNECT", request(b"GET x:80 HTTP/1.1"), 400),
     ("9112 3.2.3", "CONNECT without authority", request(b"CONNECT / HTTP/1.1"), 400),
+    ("9112 3.2.3", "CONNECT with user", request(b"CONNECT u@x:80 HTTP/1.1"), 400),
     ("9112 3.2.3", "CONNECT without port", request(b"CONNECT x HTTP/1.1"), 400),
     ("9112 3.2.3", "CONNECT with an empty port", request(b"CONNECT x1: HTTP/1.1"), 400),
+    ("9112 3.2.4", "OPTIONS but no asterisk", request(b"OPTIONS x HTTP/1.1"), 400),
     ("9112 3.2.4", "asterisk but not OPTIONS", request(b"GET * HTTP/1.1"), 400),
     ("9112 2.3", "HTTP/1", request(b"GET / HTTP/1"), 400),
     ("9112 2.3", "HTTP/1.10", request(b"GET / HTTP/1.10"), 400),
@@ -636,7 +641,7 @@ REJECTED = [  # section of the RFC, label, request, status
     ("9110 5.4", "long line", get(b"X: " + LONG * 9), 431),
     ("9110 5.4", "long line without an end", b"GET / HTTP/1.1\r\n" + b"X" * 70000, 431),
     ("9110 5.4", "many short fields", get(*[b"X: y"] * 20000), 431),
-    ("9110 5.4", "72 KB of fields", get(*[b"X: " + LONG] * 9), 431),
+    ("9110 5.4", "64 KiB of fields and a byte", get(*[b"X: " + LONG] * 8, b"X: " + b"y" * 1629), 431),
     ("9112 3.2", "no Host", get(host=b""), 400),
     ("9112 3.2", "two Hosts", get(b"Host: x"), 400),
     ("9112 3.2", "two Hosts in HTTP/1.0", request(b"GET / HTTP/1.0", b"Host: x"), 400),
@@ -992,9 +997,12 @@ class ServerTest(unittest.TestCase):
 
     def test_response_arrives_while_the_client_is_sending(self):
         body = b"b" * (10 << 20)
+        length = b"Content-Length: %d" % len(body)
         with running_server() as server:
             for label, data, status in [
-                    ("body", request(b"POST / HTTP/1.1", b"Content-Length: %d" % len(body), body=body), 405),
+                    ("body", request(b"POST / HTTP/1.1", length, body=body), 405),
+                    ("body, then the close",
+                     request(b"POST / HTTP/1.1", length, b"Connection: close", body=body), 405),
                     ("refused", request(b"GET / HTTP/9.9", body=body), 505),
                     ("long line", b"GET /" + body, 414)]:
                 with self.subTest(label), connect(server) as connection:
@@ -1002,6 +1010,36 @@ class ServerTest(unittest.TestCase):
                     connection.shutdown(socket.SHUT_WR)
                     received = b"".join(iter(lambda: connection.recv(65536), b""))  # a reset would raise
                     self.assertEqual(statuses(parse_responses(received)), [status])
+
+    def test_response_arrives_if_it_is_the_last_because_of_others(self):
+        with running_server(REQUEST_SECONDS=1000) as server, connect(server) as connection:
+            ask(connection)
+            server.crowded = True
+            connection.sendall(GET + b"X" * (10 << 20))
+            connection.shutdown(socket.SHUT_WR)
+            received = b"".join(iter(lambda: connection.recv(65536), b""))  # a reset would raise
+            response, = parse_responses(received)
+            self.assertEqual((response.status, response.fields["Connection"]), (200, "close"))
+
+    def test_evicted_connection_is_not_counted_again(self):
+        with running_server() as server, connect(server):
+            wait_until(lambda: server.connections)
+            evicted, = server.connections
+            self.assertTrue(server.evict(0))
+            server.renew_deadline(evicted)
+            self.assertEqual(len(server.connections), 0)
+
+    def test_clients_that_verify_request_rejects_keep_nobody_waiting(self):
+        """... not even if they stay: the thread that accepts does not linger."""
+        rejected = [True, True]
+
+        def verify_request(request, client_address):
+            return not (rejected and rejected.pop())
+        with running_server(REQUEST_SECONDS=1000) as server:
+            with mock.patch.object(server, "verify_request", verify_request):
+                with connect(server) as first, connect(server) as second:
+                    self.assertEqual(statuses(exchange(server, LAST)), [200])
+                    self.assertEqual((first.recv(1), second.recv(1)), (b"", b""))
 
     def test_closing_ends_every_connection(self):
         with contextlib.ExitStack() as stack:
@@ -1044,6 +1082,19 @@ class ServerTest(unittest.TestCase):
                     if family != socket.AF_INET6:
                         raise
                     self.skipTest("no IPv6 here")
+
+    @unittest.skipUnless(socket.has_dualstack_ipv6(), "no IPv6 here")
+    def test_all_interfaces_of_both_families(self):
+        with running_server(host="") as server:
+            for host in "127.0.0.1", "::1":
+                with self.subTest(host):
+                    self.assertEqual(visit(server.server_port, host), 200)
+
+    def test_name_of_both_families_means_ipv4(self):
+        addresses = [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
+                     (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+        with mock.patch("socket.getaddrinfo", return_value=addresses), ClockServer(("both", 0)) as server:
+            self.assertEqual(server.server_name, "127.0.0.1")
 
     def test_all_interfaces_without_ipv6(self):
         with mock.patch("socket.has_dualstack_ipv6", return_value=False), ClockServer(("", 0)) as server:
@@ -1089,6 +1140,14 @@ class StockHandlerTest(unittest.TestCase):
         with running_server(StockHandler, MAX_CONNECTIONS=2, GRACE_SECONDS=0) as server:
             with connect(server) as first, connect(server), connect(server):
                 self.assertEqual(read_to_end(first), b"")
+
+    def test_errors_are_reported(self):
+        class Broken(StockHandler):
+            def do_GET(self):
+                raise FileNotFoundError("a file of the handler's, no client gone")
+        with running_server(Broken, errors=[FileNotFoundError]) as server, connect(server) as connection:
+            connection.sendall(GET)
+            self.assertEqual(read_to_end(connection), b"")
 
     def test_lingering_close(self):
         with running_server(StockHandler) as server, connect(server) as connection:
@@ -1173,6 +1232,7 @@ class CommandTest(unittest.TestCase):
     def test_outside_address_is_one_of_this_computer(self):
         address = clock_server.outside_address()
         if address:  # there is a network
+            self.assertNotEqual(address, "0.0.0.0")
             with ClockServer((address, 0)):
                 pass
         with mock.patch("socket.socket", side_effect=OSError("no network")):
@@ -1244,19 +1304,41 @@ class CommandTest(unittest.TestCase):
                 process.terminate()
                 self.assertEqual(process.wait(GIVE_UP), 0)
 
+    def cores_of_servers(self, count, *preparations):
+        """Return the cores of so many servers, which other programs do not keep off any core."""
+        code = "\n".join([
+            "import os, sys, clock_server", "clock_server.CORE_PORT = %d" % self.free_udp_port(),
+            *preparations, "sys.exit(clock_server.main(['-q', '0']))"])
+        with contextlib.ExitStack() as stack:
+            servers = [stack.enter_context(running_command(code=code)) for _ in range(count)]
+            for _, _, port in servers:
+                self.assertEqual(visit(port), 200)
+            return [os.sched_getaffinity(process.pid) for process, _, _ in servers]
+
+    @staticmethod
+    def free_udp_port():
+        """Return a port from which on some are free."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+            return min(probe.getsockname()[1], 60000)
+
     @unittest.skipUnless(hasattr(os, "sched_setaffinity"), "this system cannot choose cores")
+    @unittest.skipIf(hasattr(sys, "_is_gil_enabled") and not sys._is_gil_enabled(), "no lock here")
     def test_each_server_has_a_core_of_its_own(self):
         cores = os.sched_getaffinity(0)
-        gil = not hasattr(sys, "_is_gil_enabled") or sys._is_gil_enabled()
-        with running_command() as (first, _, port), running_command() as (second, _, _):
-            visit(port)
-            taken = [os.sched_getaffinity(process.pid) for process in (first, second)]
-            for one in taken:
-                self.assertEqual(len(one), 1 if gil else len(cores))
-                self.assertLessEqual(one, cores)
-            if gil and len(cores) > 1 and not taken[0] & taken[1]:
-                return
-            self.assertFalse(gil and len(cores) > 2, taken)  # others may have a clock, too
+        taken = self.cores_of_servers(min(len(cores), 4))
+        self.assertEqual([len(one) for one in taken], [1] * len(taken))
+        self.assertEqual(len(set.union(*taken)), len(taken))
+        self.assertLessEqual(set.union(*taken), cores)
+
+    @unittest.skipUnless(hasattr(os, "sched_setaffinity"), "this system cannot choose cores")
+    def test_all_cores_if_threads_run_side_by_side_or_it_is_not_allowed(self):
+        for label, preparation in [
+                ("no lock", "sys._is_gil_enabled = lambda: False"),
+                ("no such call", "del os.sched_setaffinity"),
+                ("denied", "def deny(*_): raise PermissionError\nos.sched_setaffinity = deny")]:
+            with self.subTest(label):
+                self.assertEqual(self.cores_of_servers(1, preparation), [os.sched_getaffinity(0)])
 
     @unittest.skipUnless(hasattr(os, "sched_setaffinity"), "this system cannot choose cores")
     def test_cores_chosen_from_outside_are_respected(self):
@@ -1317,15 +1399,22 @@ class CommandTest(unittest.TestCase):
             % os.strerror(errno.EADDRNOTAVAIL)))
 
     def test_advice(self):
-        for label, error, said in [
-                ("no right", PermissionError(errno.EACCES, "Permission denied"),
-                 "port 80 needs the right to use ports below 1024; try one above 1023"),
-                ("unknown name", socket.gaierror(-2, "Name or service not known"),
+        denied, in_use = PermissionError(errno.EACCES, "Denied"), OSError(errno.EADDRINUSE, "Taken")
+        for label, error, host, port, said in [
+                ("no right", denied, "eth0", 1023,
+                 "port 1023 needs the right to use ports below 1024; try one above 1023"),
+                ("another right", denied, "", 1024,
+                 "cannot listen on port 1024 of all interfaces: " + os.strerror(errno.EACCES)),
+                ("unknown name", socket.gaierror(-2, "Name or service not known"), "eth0", 80,
                  "not an address or host name: 'eth0' (Name or service not known)"),
-                ("another error", OSError(errno.ENOBUFS, "long-winded"),
+                ("in use", in_use, "", 8880,
+                 "port 8880 is in use; try another one: python3 clock_server.py 8881"),
+                ("last one in use", in_use, "::1", 65535,
+                 "port 65535 is in use; try another one: python3 clock_server.py --bind ::1 8880"),
+                ("another error", OSError(errno.ENOBUFS, "long-winded"), "eth0", 80,
                  "cannot listen on port 80 of eth0: " + os.strerror(errno.ENOBUFS))]:
             with self.subTest(label):
-                self.assertEqual(clock_server.advice(error, "eth0", 80), said)
+                self.assertEqual(clock_server.advice(error, host, port), said)
 
     def test_invalid_arguments(self):
         rows = [([port], "invalid int value") for port in ["abc", "", "0x50", "1e3", "80.0"]]
