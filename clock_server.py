@@ -408,10 +408,10 @@ HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[!$&'()*+.;=_~0-9A-Za-z-]|%[0-9A
 def is_decided(received: bytes) -> bool:
     """Return whether these bytes contain a whole head, or can never become a valid one, as for
     example the first message of TLS or SSH."""
-    first_line = received[:received.find(b"\n", 2) + 1]  # empty until it is complete
+    first_line, line_end, _ = received.lstrip(b"\r\n").partition(b"\n")
     return (received.find(b"\r\n\r\n") >= 0 or len(received) > HEAD_BYTES
             or received.count(b"\n") > received.count(b"\r\n")  # RFC 9112 section 2.2
-            or (first_line != b"" and b" HTTP/" not in first_line))
+            or (line_end == b"\n" and b" HTTP/" not in first_line))
 
 
 def require(condition: Any, status: int, reason: str | None = None) -> Any:
@@ -591,10 +591,11 @@ class ClockServer(ThreadingHTTPServer):
         and only then close (RFC 9112 section 9.6)."""
         with suppress(ConnectionError, socket.timeout):
             super().finish_request(request, client_address)
-        with suppress(OSError):  # the client has left, or the handler has closed the connection
-            request.shutdown(socket.SHUT_WR)
-            while request.recv(65536):
-                pass
+        if request.fileno() >= 0:  # the handler has not closed it
+            with suppress(OSError):  # the client has left
+                request.shutdown(socket.SHUT_WR)
+                while request.recv(65536):
+                    pass
 
     def renew_deadline(self, connection: socket.socket) -> None:
         """Give a connection the full time for its response and its next request, unless it has been
