@@ -215,8 +215,7 @@ class ClockHandler(BaseHTTPRequestHandler):
         if len(message) > LOG_CHARACTERS:
             message = message[:LOG_CHARACTERS] + "..." + message[-7:]  # the end shows the status
         with suppress(AttributeError, OSError, ValueError):  # no stderr, a full disk, a dead pipe
-            sys.stderr.write("%s - - [%s] %s\n" % (
-                self.address_string(), self.log_date_time_string(), message))
+            sys.stderr.write(f"{self.address_string()} - - [{self.log_date_time_string()}] {message}\n")
             sys.stderr.flush()
 
     # --- The connections -------------------------------------------------------------------------
@@ -401,14 +400,14 @@ FIELD_LINE = re.compile(rb"(%s):([\t -~\x80-\xff]*)" % TOKEN)
 # Host = uri-host [ ":" port ]  (RFC 9110 section 7.2)
 # uri-host = IP-literal / reg-name  (RFC 3986 section 3.2.2)
 # A reg-name may hold commas, but here it may not: they would hide that there are two Host fields.
-HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[!$&'()*+.;=_~0-9A-Za-z-]|%[0-9A-Fa-f]{2})+)"
-                  rb"(?::[0-9]*)?")
+HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[!$&'()*+.;=_~0-9A-Za-z-]|%[0-9A-Fa-f]{2})+)(?::[0-9]*)?")
 
 
 def is_decided(received: bytes) -> bool:
     """Return whether these bytes contain a whole head, or can never become a valid one, as for
     example the first message of TLS or SSH."""
     first_line, line_end, _ = received.lstrip(b"\r\n").partition(b"\n")
+    # The first test uses find because in is slow: it tries whether the bytes are a number.
     return (received.find(b"\r\n\r\n") >= 0 or len(received) > HEAD_BYTES
             or received.count(b"\n") > received.count(b"\r\n")  # RFC 9112 section 2.2
             or (line_end == b"\n" and b" HTTP/" not in first_line))
