@@ -505,7 +505,7 @@ class ResponsesTest(unittest.TestCase):
 
     @unittest.skipUnless(socket.has_dualstack_ipv6(), "no IPv6 here")
     def test_log_shows_ipv4_as_such(self):
-        """... although the socket is one of IPv6."""
+        """An IPv4 client has its usual address in the log, although the socket is one of IPv6."""
         with running_server(ClockHandler, host="") as server, mock.patch("sys.stderr") as stderr:
             with socket.create_connection(("127.0.0.1", server.server_port), GIVE_UP) as connection:
                 ask(connection)
@@ -824,7 +824,7 @@ class ServerTest(unittest.TestCase):
                 wait_until(lambda: not server.connections)
 
     def test_complete_request_renews_the_deadline(self):
-        """... for its response, before the response is sent."""
+        """The response to a request has the full time, too, however late the request came."""
         class Slow(QuietHandler):
             def do_GET(self):
                 waited.append(time.monotonic() - self.server.connections[self.connection])
@@ -911,7 +911,7 @@ class ServerTest(unittest.TestCase):
                 self.assertLessEqual(len(server.threads), 2 * 8)
 
     def test_slow_handlers_do_not_stop_the_others(self):
-        """Not even if they take longer than the deadline."""
+        """The others are served even if a handler takes longer than the deadline."""
         class Slow(QuietHandler):
             def do_GET(self):
                 if self.path == "/slow":
@@ -1030,7 +1030,7 @@ class ServerTest(unittest.TestCase):
             self.assertEqual(len(server.connections), 0)
 
     def test_clients_that_verify_request_rejects_keep_nobody_waiting(self):
-        """... not even if they stay: the thread that accepts does not linger."""
+        """The thread that accepts connections does not linger for them, even if they stay."""
         rejected = [True, True]
 
         def verify_request(request, client_address):
@@ -1050,10 +1050,11 @@ class ServerTest(unittest.TestCase):
                 wait_until(lambda: len(server.connections) == 10)
             self.assertEqual([read_to_end(connection) for connection in connections], [b""] * 10)
 
-    def test_connections_inherit_the_send_buffer(self):
+    def test_connections_inherit_the_options(self):
         with running_server() as server, connect(server):
             wait_until(lambda: server.connections)
             connection, = server.connections
+            self.assertTrue(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
             self.assertLessEqual(connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF),
                                  2 * clock_server.SEND_BYTES)  # Linux doubles it
 
@@ -1229,12 +1230,15 @@ class CommandTest(unittest.TestCase):
                 for line in clock_server.start_text(host, 65535).splitlines():
                     self.assertLess(len(line), 80)
 
-    def test_outside_address_is_one_of_this_computer(self):
+    def test_outside_address(self):
         address = clock_server.outside_address()
         if address:  # there is a network
             self.assertNotEqual(address, "0.0.0.0")
             with ClockServer((address, 0)):
                 pass
+        connect = socket.socket.connect
+        with mock.patch("socket.socket.connect", lambda probe, _: connect(probe, ("127.0.0.1", 9))):
+            self.assertEqual(clock_server.outside_address(), "127.0.0.1")
         with mock.patch("socket.socket", side_effect=OSError("no network")):
             self.assertEqual(clock_server.outside_address(), "")
 
@@ -1254,7 +1258,7 @@ class CommandTest(unittest.TestCase):
 
     @unittest.skipIf(os.name == "nt", "Windows has other signals")
     def test_signal_while_it_starts(self):
-        """... as soon as the first signal handler has been installed."""
+        """A signal ends the command quietly as soon as the first signal handler is installed."""
         code = ("import os, signal, sys, clock_server\n"
                 "print('http://x:1/', flush=True)\n"
                 "install = signal.signal\n"
