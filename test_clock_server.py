@@ -96,6 +96,11 @@ def read_to_end(connection):
     return received
 
 
+def read_without_reset(connection):
+    """Return all bytes up to the end of the stream. Raises ConnectionResetError at a reset."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
 def parse_responses(received, methods=()):
     """Return the responses in these bytes, checked as strictly as a client could."""
     responses, methods = [], list(methods)
@@ -1008,7 +1013,7 @@ class ServerTest(unittest.TestCase):
                 with self.subTest(label), connect(server) as connection:
                     connection.sendall(data)  # all of it, and only then listen
                     connection.shutdown(socket.SHUT_WR)
-                    received = b"".join(iter(lambda: connection.recv(65536), b""))  # a reset would raise
+                    received = read_without_reset(connection)
                     self.assertEqual(statuses(parse_responses(received)), [status])
 
     def test_response_arrives_if_it_is_the_last_because_of_others(self):
@@ -1017,7 +1022,7 @@ class ServerTest(unittest.TestCase):
             server.crowded = True
             connection.sendall(GET + b"X" * (10 << 20))
             connection.shutdown(socket.SHUT_WR)
-            received = b"".join(iter(lambda: connection.recv(65536), b""))  # a reset would raise
+            received = read_without_reset(connection)
             response, = parse_responses(received)
             self.assertEqual((response.status, response.fields["Connection"]), (200, "close"))
 
@@ -1153,7 +1158,7 @@ class StockHandlerTest(unittest.TestCase):
     def test_lingering_close(self):
         with running_server(StockHandler) as server, connect(server) as connection:
             connection.sendall(request(b"POST / HTTP/1.1", b"Connection: close", body=b"b" * (10 << 20)))
-            received = b"".join(iter(lambda: connection.recv(65536), b""))  # a reset would raise
+            received = read_without_reset(connection)
             self.assertTrue(received.startswith(b"HTTP/1.1 501 "))
 
 
