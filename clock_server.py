@@ -193,8 +193,7 @@ class ClockHandler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Refuse a method that is known but not allowed here (RFC 9110 section 15.5.6)."""
-        self.send_error(405)
-        self.send_header("Allow", self.allow)  # finish_response ends the section
+        self.send_error(405)  # finish_response adds the methods that are allowed
 
     # There is nothing to change here, no request to echo, and no proxy to connect through.
     do_PUT = do_DELETE = do_PATCH = do_TRACE = do_CONNECT = do_POST
@@ -300,7 +299,8 @@ class ClockHandler(BaseHTTPRequestHandler):
 
         Connection says whether the connection persists (RFC 9112 section 9.3). Without a
         Content-Length the client would wait for more (section 6.3). The responses to HEAD, and
-        those with a status of 1xx, 204 or 304, have no body (RFC 9110 section 6.4.1).
+        those with a status of 1xx, 204 or 304, have no body (RFC 9110 section 6.4.1). A response
+        with status 405 must have an Allow (section 15.5.6).
         """
         body, sent = self.wfile.getvalue(), self.fields.decode("latin-1").lower()
         if self.server.crowded or "\nconnection: close" in sent:
@@ -312,6 +312,8 @@ class ClockHandler(BaseHTTPRequestHandler):
         elif "\ncontent-length:" not in sent and "\ntransfer-encoding:" not in sent:
             if body or self.command != "HEAD":  # a do_HEAD need not know the length
                 self.send_header("Content-Length", str(len(body)))
+        if self.status == 405 and "\nallow:" not in sent:
+            self.send_header("Allow", self.allow)
         head = self.fields + self.common_lines(int(time.time())) + b"\r\n"
         return head if self.command == "HEAD" else head + body
 

@@ -332,6 +332,22 @@ class ResponsesTest(unittest.TestCase):
                     self.assertEqual(response.fields.get("Allow"),
                                      "GET, HEAD, OPTIONS" if status == 405 else None)
 
+    def test_every_405_lists_the_methods_once(self):
+        class Strict(QuietHandler):
+            def do_GET(self):
+                self.send_error(405)
+
+            def do_POST(self):
+                self.send_response(405)
+                self.send_header("Allow", "PATCH")
+                self.end_headers()
+        with running_server(Strict) as server:
+            for method, allowed in (b"GET", "GET, HEAD, OPTIONS"), (b"POST", "PATCH"):
+                with self.subTest(method):
+                    response, = exchange(server, method + LAST[3:])
+                    self.assertEqual((response.status, response.fields["Allow"]), (405, allowed))
+                    self.assertEqual(response.head.count(b"\r\nAllow:"), 1)
+
     def test_refusal_is_a_complete_response(self):
         with running_server() as server:
             response, = exchange(server, b"GET / HTTP/1.1\r\n\r\n" + GET)
