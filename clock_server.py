@@ -665,8 +665,9 @@ def plain_address(address: str) -> str:
 # What is left is to read the arguments, to say where the clock is, and to stop at a signal. main,
 # at the end of the file, shows the order. Whatever goes wrong is explained in one line.
 
-# A character that addresses and host names do not have, an empty or too long label, or a port.
-NOT_A_HOST = re.compile(r"[^\w.:%-]|^\.|\.\.|[\w-]{64}|^[^:]+:[^:]*$", re.ASCII)
+# Nothing, a character that addresses and host names do not have, an empty or too long label, or a
+# port. Nothing is an error because it may be a variable without a value, as in --bind "$ADDRESS".
+NOT_A_HOST = re.compile(r"^$|[^\w.:%-]|^\.|\.\.|[\w-]{64}|^[^:]+:[^:]*$", re.ASCII)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -674,7 +675,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="clock_server", description="Serve a web page with the current time.")
     parser.add_argument("--version", action="version", version="%(prog)s " + __version__)
-    parser.add_argument("-b", "--bind", metavar="ADDRESS", default="",
+    parser.add_argument("-b", "--bind", metavar="ADDRESS",
                         help="listen on this address or host name (default: all interfaces)")
     parser.add_argument("-q", "--quiet", action="store_true", help="do not log requests")
     parser.add_argument("port", nargs="?", type=int, default=8880,
@@ -682,9 +683,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not 0 <= args.port <= 65535:
         parser.error("not a port number from 0 to 65535: %d" % args.port)
-    args.bind = args.bind.strip("[]")  # IPv6 addresses have brackets in URLs
-    if NOT_A_HOST.search(args.bind):
+    if args.bind is None:
+        args.bind = ""  # all interfaces
+    elif NOT_A_HOST.search(args.bind.strip("[]")):
         parser.error("not an address or host name: %r" % args.bind)
+    args.bind = args.bind.strip("[]")  # IPv6 addresses have brackets in URLs
     return args
 
 

@@ -1445,7 +1445,8 @@ class CommandTest(unittest.TestCase):
         rows = [([port], "invalid int value") for port in ["abc", "", "0x50", "1e3", "80.0"]]
         rows += [([port], "not a port number from 0 to 65535") for port in ["65536", "99999"]]
         rows += [(["-b", host], "not an address or host name") for host in [
-            "127.0.0.1:8080", "localhost:80", "*", "a..b", ".a", "x y", "a" * 64, "\xfc.\xfc", "a/b"]]
+            "", "[]", "127.0.0.1:8080", "localhost:80", "*", "a..b", ".a", "x y", "a" * 64, "\xfc.\xfc",
+            "a/b"]]
         rows += [(["-1"], ""), (["--nonsense"], "")]
         for arguments, reason in rows:
             with self.subTest(arguments), mock.patch("sys.stderr", io.StringIO()) as err:
@@ -1459,7 +1460,8 @@ class CommandTest(unittest.TestCase):
         self.assertNotIn("Traceback", result.stderr)
 
     def test_valid_addresses(self):
-        for host in ["", "127.0.0.1", "::1", "::ffff:127.0.0.1", "fe80::1%eth0", "localhost", "eth0",
+        self.assertEqual(clock_server.parse_arguments([]).bind, "")
+        for host in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "fe80::1%eth0", "localhost", "eth0",
                      "a-b_c.example.", "3com.example", "a" * 63]:
             self.assertEqual(clock_server.parse_arguments(["-b", host]).bind, host)
         self.assertEqual(clock_server.parse_arguments(["-b", "[::1]"]).bind, "::1")
