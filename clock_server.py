@@ -1,125 +1,94 @@
 #!/usr/bin/env python3
-r"""A web server in one file. Every URL it serves is a page with the current time.
+"""A web server in one file. Every URL it serves is a page with the current time.
 
     python3 clock_server.py            serve on port 8880 until Ctrl-C
     python3 clock_server.py --help     show the options
 
-GET of any path returns the page, generated afresh for each request; HEAD returns the same
-response without the page; OPTIONS lists the methods. Every other request gets the error response
-that RFC 9110 and RFC 9112, the standards of HTTP, require. Deliberately left out: files, routes,
-request bodies, TLS, compression, caching.
-
-Skip the imports, and read this file from top to bottom. At the end of do_GET you have seen a
-complete dynamic web page; the rest is what it takes to leave one running where strangers can reach
-it.
+Read this file from top to bottom. The first chapter is a complete small server: a function that
+writes a page, a class that sends it, and a line that starts it. The second chapter lists what
+strangers can do to that server. Each chapter after it begins with something they do, as a command
+that you can type, and then shows the cure. At the end you have a server that you can leave running
+where strangers can reach it.
 
 
 What travels over the wire
 
-A browser opens a TCP connection to the server and sends a request. It is text:
+A client, such as a browser, opens a connection to the server: a stream of bytes in each direction.
+The server waits for connections at a port, a number that says which program on the machine is
+meant. On the connection, the client sends a request. It is text:
 
     GET /any/path HTTP/1.1              the request line: method, target, version
-    Host: localhost:8880                the header section: one field a line,
+    Host: localhost:8880                the header section: one field per line,
     User-Agent: Mozilla/5.0             each with a name, a colon and a value
                                         an empty line ends the header section
 
 The server sends a response back on the same connection:
 
-    HTTP/1.1 200 OK                     the status line: version, status, reason
+    HTTP/1.1 200 OK                     the status line: version, status, reason phrase
     Content-Type: text/html             the header section
-    Content-Length: 2093                the number of bytes in the body
+    Content-Length: 4217                the number of bytes in the body
                                         an empty line ends the header section
     <!DOCTYPE html>...                  the body
 
-Every line before the body ends with a carriage return and a line feed, written "\r\n" in Python
-and CRLF in the standards. A request can have a body, too, but the clock has no use for one. In this
-file, the head of a request is its request line and its header section. A connection that stays open
-for further requests is persistent.
+Every line before the body ends with two bytes, a carriage return and a line feed. The standards
+write them CRLF, and Python "\\r\\n". The standards are RFC 9110, which says what requests and
+responses mean, and RFC 9112, which says how they are written. You find them at
+https://www.rfc-editor.org/rfc/rfc9110 and /rfc9112.
+
+A few more words are used throughout:
+
+    method        what a request asks for: GET a page, HEAD the response to a GET without its body;
+                  POST sends a body to the server. Python's methods are always named: do_GET
+    field         a line of the header section; Python's names say "header" instead
+    head          of a request or a response: everything before the body
+    persistent    a connection that stays open for further requests
+    inherited     comes from a class of the standard library, and is not shown in this file
 """
+# mypy: disable-error-code="override"
+# (That is for type checkers: here, some inherited attributes become properties.)
 from __future__ import annotations  # so that Python 3.8 accepts types such as list[bytes]
 
 import argparse
 import base64
-import email.utils
+import email
 import errno
 import functools
 import hashlib
+import http.client
 import io
 import os
 import queue
 import re
+import select
 import signal
 import socket
+import socketserver
+import struct
 import sys
 import threading
 import time
-from collections import OrderedDict
+import urllib.parse
 from contextlib import suppress
+from datetime import datetime
+from email.utils import formatdate
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
-__version__ = "2.0.0"
-assert (python := "3.8 or newer")  # A SyntaxError here means that your Python is older than 3.8.
+# Pythons that are older than 3.8 stop at the next line, with a SyntaxError that shows it.
+assert (python := "3.8 or newer")
+__version__ = "3.0.0"
 
 
-# --- The page ------------------------------------------------------------------------------------
+# --- The clock -----------------------------------------------------------------------------------
 #
-# The page is one string with the time filled in. Its style and its script are part of it, so a
-# browser needs nothing else. The script lets the clock tick; without it the page is still right,
-# but shows the time of the request.
+# This chapter is a whole program. The page carries its style, its script and its icon with it; they
+# are strings in the chapter "The looks". The script makes the clock tick. Without the script, the
+# page shows the time of the request.
 
-# Font sizes are sums of rem and vw: vw follows the width of the window, and rem follows the zoom
-# and the default font size of the browser, which vw alone would ignore. A narrow window breaks the
-# time after the date and nowhere else, since h1 is as wide as the longer of the two lines; pre-wrap
-# and pre keep the two blanks that ctime puts before a day of one digit. The typefaces are those of
-# road signs and timetables, and all digits have the same width, so that the text does not shake.
-# Canvas and CanvasText are white and black, or black and white if the visitor prefers it dark.
-STYLE = """
-html { min-height: 100%; display: grid; color-scheme: light dark; background: Canvas; }
-body { margin: auto; padding: 0.5rem; text-align: center; color: CanvasText;
-       font-family: Bahnschrift, "DIN Alternate", Roboto, system-ui, sans-serif; }
-h1 { max-width: 14ch; margin: 0 auto; white-space: pre-wrap; font-variant-numeric: tabular-nums;
-     font-size: min(1.5rem + 2.5vw, 11vw); font-weight: 500; line-height: 1.2; }
-p { display: inline-block; margin: 0.8em 0 0; padding-top: 0.6em; border-top: 0.12em solid #c8503a;
-    font-size: min(0.9rem + 0.4vw, 6vw); color: color-mix(in srgb, CanvasText 70%, Canvas); }
-@media (min-width: 40em) { h1 { max-width: none; white-space: pre; } }
-"""
-
-# To tick, the script needs two times: `stamp`, what the clock of the server showed, and `read`, the
-# time of the browser at which it was read. We assume that this was half-way through the round trip;
-# if one way takes longer than the other, the page is wrong by half the difference. (Some browsers
-# keep the times of the trip to themselves; then it was read when the navigation began.) The stamp
-# is taken as if it were UTC (Z replaces its last six characters, the offset), so the page shows the
-# time zone of the server and not that of the browser; toUTCString has the parts of ctime in another
-# order. Date.now() goes on while a computer sleeps, which performance.now() may not. Once an hour
-# the script asks again, because either clock may have been set, or summer time may have begun; if
-# that fails, it just ticks on.
-SCRIPT = """
-const time = document.querySelector("time"), offset = document.querySelector("span");
-const [trip = { requestStart: 0, responseStart: 0 }] = performance.getEntriesByType("navigation");
-let stamp = time.dateTime;
-let read = Date.now() - performance.now() + (trip.requestStart + trip.responseStart) / 2;
-function tick() {
-  const now = new Date(Date.parse(stamp.slice(0, -6) + "Z") + Date.now() - read);
-  const [day, date, month, year, clock] = now.toUTCString().split(/,? /);
-  time.textContent = [day, month, String(+date).padStart(2), clock, year].join(" ");
-  offset.textContent = stamp.slice(-6);
-  time.dateTime = now.toISOString().slice(0, -1) + stamp.slice(-6);
-  setTimeout(tick, 1000 - now % 1000);  // at the next full second
-}
-tick();
-setInterval(async () => {
-  const asked = Date.now(), page = await (await fetch("")).text();
-  [stamp, read] = [page.match(/datetime="(.*?)"/)[1], (asked + Date.now()) / 2];
-}, 3600000);
-"""
-
-
-def render_page(now: float) -> bytes:
-    """Return the page for the time `now` (seconds since 1970), encoded in UTF-8."""
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(now))  # ends in +0530, for example
-    offset = stamp[-5:-2] + ":" + stamp[-2:]
-    stamp = "%s.%03d%s" % (stamp[:-5], now % 1 * 1000, offset)
+def render_page(now: datetime) -> bytes:
+    """Return the page for the time `now`, an aware datetime, encoded in UTF-8."""
+    stamp = now.isoformat(timespec="milliseconds")  # for example 2026-11-24T06:27:12.345+01:00
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -127,12 +96,13 @@ def render_page(now: float) -> bytes:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="description" content="The current time on this server.">
 <title>The current time on this server</title>
+<link rel="icon" href="{ICON}">
 <style>{STYLE}</style>
 </head>
 <body>
 <main>
-<h1><time datetime="{stamp}">{time.ctime(now)}</time></h1>
-<p>Time on this server, UTC<span>{offset}</span></p>
+<h1><time datetime="{stamp}">{now.ctime()}</time></h1>
+<p>Time on this server, UTC<span>{stamp[-6:]}</span></p>
 </main>
 <script>{SCRIPT}</script>
 </body>
@@ -140,44 +110,223 @@ def render_page(now: float) -> bytes:
 """.encode()
 
 
-# --- The responses -------------------------------------------------------------------------------
-#
-# For each connection the server makes a handler, an instance of the class below. The handler reads
-# one request after another and calls the method that is named after the method of the request:
-# do_GET, do_HEAD and so on. That method sends the response: a status, header fields and a body.
-# BaseHTTPRequestHandler defines what such methods can use, for example send_response.
+# For each connection, the server makes an object of the following class, a handler. The inherited
+# part of the handler reads a request from the connection and calls do_GET if its method is GET.
 
-def csp_hash(text: str) -> str:
-    """Return what allows exactly this style or script in a Content-Security-Policy, the field that
-    tells browsers what a page may load and run."""
-    return "'sha256-%s'" % base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+class ClockPage(BaseHTTPRequestHandler):
+    """Answers every GET request with the page, whatever its target is."""
 
-
-class ClockHandler(BaseHTTPRequestHandler):
-    """Answers the requests of one connection. Override do_GET in a subclass to serve your page."""
-
-    protocol_version = "HTTP/1.1"  # keep connections open between requests
-    allow = "GET, HEAD, OPTIONS"  # the methods announced to clients
-    common_fields = {  # sent with every response; a page of your own may need a different policy
-        "Server": "clock_server",
-        "Cache-Control": "no-store",  # the time is outdated at once
-        # The page may load and run its own style, its own script and, once an hour, itself; and no
-        # other site may show it in a frame.
-        "Content-Security-Policy":
-        f"default-src 'none'; style-src {csp_hash(STYLE)}; script-src {csp_hash(SCRIPT)}; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        "Referrer-Policy": "no-referrer",  # no link tells another site where the visitor was
-        "X-Content-Type-Options": "nosniff",  # browsers must not guess another Content-Type
-    }
+    protocol_version = "HTTP/1.1"  # makes connections persistent; the default is HTTP/1.0
 
     def do_GET(self) -> None:
         """Send the page, generated for this request."""
-        self.send_page(render_page(time.time()))
+        page = render_page(datetime.now().astimezone())
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)  # wfile is what is written to the connection
 
-    def send_page(self, page: bytes, type: str = "text/html; charset=utf-8", status: int = 200) -> None:
-        """Send a complete response: status, type and body. finish_response adds the length."""
+
+# That is the small server. To start it, type this in the folder of this file,
+#
+#     python3 -c "from clock_server import *
+#     ThreadingHTTPServer(('', 8880), ClockPage).serve_forever()"
+#
+# and open http://localhost:8880/ in a browser. For each request, the server prints a line: its log.
+# To see the wire, type `curl -v http://localhost:8880/` in a second terminal.
+
+
+# --- What strangers do to it ---------------------------------------------------------------------
+#
+# Among friends, the small server is all you need. On an open network it meets programs that are
+# slow, broken or malicious. This is what they do to it, and the chapter that shows the cure:
+#
+#     write a lie into its log                                   The responses
+#     leave in the middle, so that it prints a traceback         The connections
+#     send half a request, and keep it waiting forever           The limits
+#     hide a second request in the first one                     The grammar
+#     take all its connections, so that nobody else gets one     The server
+#     send so much that they lose its response                   The server
+#     want the same port                                         The command
+#
+# Keep the small server running in one terminal, and type the commands of these chapters in another
+# one; Ctrl-C ends a command that waits. Later, run `python3 clock_server.py` instead, and type them
+# again. (On Windows, use a shell of Unix, as in WSL.)
+#
+# In this file, a client is a program, and a visitor is a person who looks at the page in a browser.
+
+
+# --- The looks -----------------------------------------------------------------------------------
+#
+# You can skip this chapter if you have come for the server. It is CSS, JavaScript and SVG.
+
+STYLE = """
+html { min-height: 100%; display: grid;  /* In a grid, auto margins center in both directions. */
+       color-scheme: light dark;  /* The visitor's choice: Canvas is white or black, and */
+       background: Canvas; }      /* CanvasText, the color of the text, is the other one. */
+body { margin: auto; padding: 0.5rem; text-align: center; color: CanvasText;
+       /* These are the typefaces of road signs and timetables, then that of the system. */
+       font-family: Bahnschrift, "DIN Alternate", Roboto, system-ui, sans-serif; }
+/* vw follows the width of the window; rem follows the zoom and the font size of the browser. */
+main { font-size: min(1.5rem + 2.5vw, 11vw); }
+h1 { margin: 0 auto; font-size: 1em; font-weight: 500; line-height: 1.2;
+     font-variant-numeric: tabular-nums;  /* All digits have one width: the text does not shake. */
+     white-space: pre-wrap;  /* This keeps both blanks before a day of one digit. */
+     /* A narrow window has room for the 13 characters from the hour to the year. So the first line
+        is the date; balance prevents that the time joins it in a typeface with a narrow 1. */
+     max-width: 13ch; text-wrap: balance; }
+@media (min-width: 40em) { h1 { max-width: none; white-space: pre; } }  /* One line has room. */
+p { display: inline-block; margin: 0.8em 0 0; padding-top: 0.6em;
+    border-top: 0.12em solid #c8503a;  /* As wide as the text, which is less wide than the time. */
+    font-size: 0.43em; color: color-mix(in srgb, CanvasText 70%, Canvas); }
+"""
+
+SCRIPT = """
+const clock = document.querySelector("time"), zone = document.querySelector("span");
+const text = clock.firstChild;
+let ahead = Date.parse(clock.dateTime) - Date.now();  // ms by which the server's clock is ahead
+let offset = clock.dateTime.slice(-6);  // of the server's zone from UTC, for example +01:00
+let wait = 1000;  // ms after which we ask again, unless a quick answer comes
+let step;  // Date.now() - performance.now() when we asked: changes if the clock is set
+let ticking, asking;  // the timers
+document.querySelector("h1").translate = false;  // A translator would replace the text that ticks.
+
+function shown() {  // Return a Date whose UTC is the local time of the server.
+  return new Date(Date.now() + ahead - Date.parse("1970-01-01T00:00" + offset));
+}
+
+function tick() {
+  const now = shown();
+  const [day, date, month, year, hours] = now.toUTCString().split(/,? /);
+  const ctime = [day, month, date.replace(/^0/, " "), hours, year].join(" ");
+  for (let i = 0; i < ctime.length; i++)  // Change only what differs: so a selection survives.
+    if (text.data[i] != ctime[i]) { text.insertData(i, ctime[i]); text.deleteData(i + 1, 1); }
+  clock.dateTime = now.toISOString().slice(0, -1) + offset;
+  clearTimeout(ticking);
+  ticking = setTimeout(tick, 1000 - now.getUTCMilliseconds());  // at the next full second
+  if (Math.abs(Date.now() - performance.now() - step) > 100) { wait = 1000; ask(); }
+}
+
+function askIn(ms) {  // Daylight saving time begins with an hour: ask just after each.
+  clearTimeout(asking);
+  asking = setTimeout(ask, Math.min(ms, shown().setUTCMinutes(60, 0, 500) - shown()));
+}
+
+async function ask() {
+  const asked = performance.now();
+  step = Date.now() - asked;
+  askIn(wait);  // unless a quick answer comes before
+  wait *= 2;
+  try {  // This URL is without a password: fetch refuses URLs that have one.
+    const answer = await fetch(location.origin + location.pathname, { cache: "no-store" });
+    const trip = performance.now() - asked, read = Date.now() - trip / 2;  // assumed: half-way
+    const page = await answer.text();
+    const stamp = page.match(/datetime="([\\d-]+T[\\d:.]+[+-]\\d\\d:\\d\\d)"/)[1];
+    if (isNaN(Date.parse(stamp))) return;
+    zone.textContent = offset = stamp.slice(-6);
+    const change = Date.parse(stamp) - read - ahead;  // known up to trip / 2
+    if (trip <= 200 || Math.abs(change) > trip / 2) ahead += change;
+    if (trip <= 200) { wait = 1000; askIn(Infinity); }  // until the next hour
+    tick();
+  } catch {}  // There is no answer, or no stamp in it: the clock ticks on.
+}
+
+ask();
+tick();
+"""
+
+# A clock face. Its lines are on the grid of 16 pixels, and its own white shows on any color.
+ICON = "data:image/svg+xml," + urllib.parse.quote("""\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">\
+<circle cx="8" cy="8" r="7" fill="#fff" stroke="#c8503a" stroke-width="2"/>\
+<path d="M8 4v5h3" fill="none" stroke="#222" stroke-width="2"/></svg>""")
+
+
+def csp_hash(text: str) -> str:
+    """Return the hash that allows an inline style or script in a Content-Security-Policy.
+
+    This field tells browsers what a page may load and run: here, nothing but the style and the
+    script with the right hashes.
+    """
+    return "'sha256-%s'" % base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+# --- The responses -------------------------------------------------------------------------------
+#
+# A request can write a lie into the log. The small server refuses this one, since it is malformed:
+#
+#     $ printf 'GET / HTTP/1.1" 200 -\r\n\r\n' | nc localhost 8880
+#
+# But its log has the line  "GET / HTTP/1.1" 200 -" 400 -  and a program that reads up to the second
+# quotation mark sees a request that was answered with 200. The cure is to escape what comes from
+# the client, and to cut it, because a request line of 64 KB would soon fill the disk.
+#
+# The class of this chapter and the next is ClockHandler. It sends the same page as ClockPage, but to
+# strangers: it answers the other methods, protects visitors with further fields, and reports errors.
+# It collects the whole response before it sends it. So half a response can still be replaced by an
+# error response, what a method left out can be added, and one write is faster than two.
+
+BODILESS = {204, 205, 304}  # these statuses have no body: RFC 9110 sections 15.3.5, 15.3.6, 15.4.5
+
+
+class Misuse(Exception):
+    """A do_ method has sent something that is not a valid response."""
+
+
+@functools.lru_cache(maxsize=1)
+def page_of_second(second: int) -> tuple[bytes, bytes, bytes]:
+    """Return the page for a full second since 1970 in three parts: before, ".000" and after."""
+    return render_page(datetime.fromtimestamp(second).astimezone()).partition(b".000")
+
+
+class ClockHandler(ClockPage):
+    """Answers the requests of one connection. To serve a page of your own, override do_GET.
+
+    All that BaseHTTPRequestHandler documents works, with the exceptions that README.md lists.
+    Needs a ClockServer.
+    """
+
+    common_fields = {  # are in every response, unless a method sends a field with the same name
+        "Server": "clock_server",
+        "Cache-Control": "no-store",  # a stored page would show an old time
+        # Allow the icon, style and script of the page, and the requests to this server that keep the
+        # clock right. Forbid everything else, and forbid other pages to show this one inside them.
+        "Content-Security-Policy":
+        f"default-src 'none'; img-src data:; style-src {csp_hash(STYLE)}; "
+        f"script-src {csp_hash(SCRIPT)}; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'",
+        "Referrer-Policy": "no-referrer",  # a link in a page of yours does not tell where it stands
+        "X-Content-Type-Options": "nosniff",  # browsers must not guess another Content-Type
+    }
+
+    # For each connection. Inherited: connection, the socket that connects us to the client;
+    # client_address; and close_connection, whether the current response is the last one.
+    server: ClockServer
+
+    # For each request. Inherited: command, its method; path, its target; request_version; and
+    # rfile, from which a do_ method reads its body.
+    raw_head: bytes  # its head as it was received
+    head: Head  # what that says
+    parsed: tuple[bytes, http.client.HTTPMessage] = b"", http.client.HTTPMessage()  # see headers
+
+    # For each response.
+    status: int  # 0 before send_response
+    reason: str | None  # the reason phrase, or None for that of the standard
+    fields: list[tuple[str, str]]  # names and values of the fields that a do_ method has sent
+    wfile: io.BytesIO  # collects the body
+
+    def do_GET(self) -> None:
+        """Send the page. Overridden for speed: only the milliseconds are new for each request."""
+        second, fraction = divmod(time.time(), 1)
+        before, _, after = page_of_second(int(second))
+        self.send_page(before + b".%03d" % (1000 * fraction) + after)
+
+    def send_page(self, page: bytes, content_type: str = "text/html; charset=utf-8",
+                  status: int = 200) -> None:
+        """Send a complete response; complete_head adds the Content-Length."""
         self.send_response(status)
-        self.send_header("Content-Type", type)
+        self.send_header("Content-Type", content_type)
         self.end_headers()
         self.wfile.write(page)
 
@@ -187,202 +336,320 @@ class ClockHandler(BaseHTTPRequestHandler):
 
     def do_OPTIONS(self) -> None:
         """List the methods that are allowed here (RFC 9110 section 9.3.7)."""
-        self.send_response(204)
-        self.send_header("Allow", self.allow)
+        self.send_response(HTTPStatus.NO_CONTENT)
+        self.send_header("Allow", self.allowed_methods())
         self.end_headers()
 
-    def do_POST(self) -> None:
-        """Refuse a method that is known but not allowed here (RFC 9110 section 15.5.6)."""
-        self.send_error(405)  # finish_response adds the methods that are allowed
+    def refuse(self) -> None:
+        """Answer that this method is not allowed here (RFC 9110 section 15.5.6)."""
+        self.send_error(HTTPStatus.METHOD_NOT_ALLOWED)
 
-    # There is nothing to change here, no request to echo, and no proxy to connect through.
-    do_PUT = do_DELETE = do_PATCH = do_TRACE = do_CONNECT = do_POST
+    # PUT, DELETE and PATCH would change something, TRACE would echo the request, and CONNECT would
+    # use the server as a proxy. None of this makes sense for a clock.
+    do_POST = do_PUT = do_DELETE = do_PATCH = do_TRACE = do_CONNECT = refuse
+
+    @classmethod
+    def allowed_methods(cls) -> str:
+        """Return the methods that this class does not refuse, as a list for the field Allow."""
+        return ", ".join(name[3:] for name in sorted(dir(cls)) if name.startswith("do_")
+                         and getattr(cls, name) is not ClockHandler.refuse)
+
+    def begin_response(self) -> None:
+        """Discard what has been collected of a response."""
+        self.status, self.reason, self.fields, self.wfile = 0, None, [], io.BytesIO()
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        """Begin the response: set its status and its reason phrase.
+
+        Overridden because the inherited method logs a response before it has been sent, and formats
+        Server and Date anew for each one.
+        """
+        if self.status:
+            raise Misuse("a second response to one request")
+        self.status, self.reason = int(code), message
+
+    send_response_only = send_response  # the inherited one leaves out Server and Date
+
+    def send_header(self, keyword: str, value: str) -> None:
+        """Add a field to the response. Overridden to collect it for complete_head, which checks it."""
+        self.fields.append((keyword, str(value)))
+
+    def end_headers(self) -> None:
+        """Do nothing. Overridden because finish_response ends the header section."""
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Refuse with one line of plain text, then close the connection. Overridden because the
-        stock method logs every error twice, and cannot take back half a response."""
-        self.wfile = io.BytesIO()
-        self.close_connection = True
-        text = f"{code} {self.reason_phrase(code)}" + (f": {message}" if message else "") + "\n"
-        self.send_page(text.encode(), "text/plain; charset=utf-8", code)
+        """Send an error response, one line of plain text, and close the connection after it.
 
-    def reason_phrase(self, code: int) -> str:
-        """Return the phrase that explains a status: "Not Found" for 404, for example."""
-        return self.responses.get(code, ("Unknown",))[0]
+        Overridden because the inherited method cannot replace half a response, and logs an error
+        twice. `explain` is ignored.
+        """
+        self.begin_response()
+        self.send_response(code)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        text = f"{self.status} {reason_phrase(self.status)}" + (f": {message}" if message else "")
+        self.wfile.write(text.encode() + b"\n")
+
+    def finish_response(self) -> bytes:
+        """Return the whole response, with the fields that the method has left out."""
+        if not self.status:
+            raise Misuse("the method sent no response")
+        body = b"" if self.status in BODILESS else self.wfile.getvalue()
+        length = len(body) if body or self.command != "HEAD" else None  # a do_HEAD may not know it
+        close = (self.close_connection or self.head.wants_close or self.head.body_length != 0
+                 or self.server.crowded)
+        head, self.close_connection, is_wrong = self.complete_head(
+            int(time.time()), self.request_version, self.status, self.reason,
+            tuple(self.fields), length, close)
+        if is_wrong:
+            self.log_error("wrong Content-Length sent: the body has %s bytes", length)
+        return head if self.command == "HEAD" else head + body
+
+    @classmethod
+    @functools.lru_cache(maxsize=64)  # most responses of a second have the same head
+    def complete_head(cls, now: int, version: str, status: int, reason: str | None,
+                      sent: tuple[tuple[str, str], ...], length: int | None,
+                      close: bool) -> tuple[bytes, bool, bool]:
+        """Return the head of a response: the status line, the fields that were sent, and the others.
+
+        Also return whether the connection must be closed after it, and whether the Content-Length
+        that was sent is wrong. Raises Misuse if the head would not be valid.
+        """
+        lines = {"date": field_line("Date", formatdate(now, usegmt=True))}  # by name in lower case
+        for name, value in cls.common_fields.items():
+            lines[name.lower()] = field_line(name, value)
+        for name in {name.lower() for name, _ in sent}:
+            lines[name] = b"".join(field_line(*field) for field in sent if field[0].lower() == name)
+        is_wrong = False
+        if status == HTTPStatus.NO_CONTENT:
+            lines.pop("content-length", None)  # RFC 9110 section 8.6
+        elif length is not None and status != HTTPStatus.NOT_MODIFIED and "transfer-encoding" not in lines:
+            line = field_line("Content-Length", str(length))  # without it, the body has no end
+            is_wrong = lines.get("content-length", line).lower() != line.lower()
+            lines["content-length"] = line
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            lines.setdefault("allow", field_line("Allow", cls.allowed_methods()))
+        # Connection says whether the connection persists (RFC 9112 section 9.3).
+        close = close or is_wrong or lines.get("connection", b"").lower() == b"connection: close\r\n"
+        if close or version == "HTTP/1.0":
+            lines["connection"] = field_line("Connection", "close" if close else "keep-alive")
+        head = status_line(cls.protocol_version, status, reason) + b"".join(lines.values()) + b"\r\n"
+        return head, close, is_wrong
+
+    @property
+    def requestline(self) -> str:
+        """The request line for the log, which puts it in quotes: a double quote becomes %22."""
+        line = self.raw_head.lstrip(b"\r\n").partition(b"\n")[0].decode("latin-1")
+        return line.rstrip("\r").replace('"', "%22")
 
     def log_message(self, format: str, *args: object) -> None:
-        """Log a line in the format of http.server. Overridden so that no request can forge a line,
-        or fill the disk, and that no broken log stops the server."""
+        """Write a line to the log, in the format of http.server.
+
+        Overridden to escape control characters, to cut long lines, and to survive a log that cannot
+        be written.
+        """
         message = (format % args).encode("unicode_escape").decode()
         if len(message) > LOG_CHARACTERS:
-            message = message[:LOG_CHARACTERS] + "..." + message[-7:]  # the end shows the status
-        with suppress(AttributeError, OSError, ValueError):  # no stderr, a full disk, a dead pipe
+            message = message[:LOG_CHARACTERS] + "..." + message[-7:]  # the end is '" 200 -'
+        with suppress(AttributeError, OSError, ValueError):  # stderr is None, unwritable or closed
             sys.stderr.write(f"{self.address_string()} - - [{self.log_date_time_string()}] {message}\n")
             sys.stderr.flush()
 
     # --- The connections -------------------------------------------------------------------------
     #
-    # The rest of the class is about the connection on which requests and responses travel. Clients
-    # may send half a request, or two at once, and may leave at any time. So each head is received
-    # whole and checked before a method is called. The response is collected, and sent when it is
-    # whole: one send is faster than two, half a response can still be replaced by an error message,
-    # and what do_GET left out, or wrote in vain for a HEAD, can be put right.
-
-    rbufsize = 0  # do not buffer rfile, which is for bodies only: see Body
-    server: ClockServer
-    wfile: io.BytesIO  # collects the body of the response
-    received = b""  # what has been received after the last head
-    raw_head: bytes  # the head of the request, as it was received
-    status: int  # the status of the response, or 0 before send_response
-    fields: bytes  # the status line and the header fields of the response
-    client_is_done = False  # whether the client has asked for the close and sends nothing more
+    # Clients leave at any time. This one reads a single byte of the page:
+    #
+    #     $ python3 -c "import socket
+    #     > connection = socket.create_connection(('localhost', 8880))
+    #     > connection.sendall(b'GET / HTTP/1.1\r\nHost: localhost\r\n\r\n')
+    #     > connection.recv(1)"
+    #
+    # The small server prints a traceback of some twenty lines, as if something were wrong with it.
+    # But clients may leave: then there is nobody to answer, and nothing to report.
+    #
+    # The rest of the class serves one connection. The inherited method handle() calls
+    # handle_one_request again and again, which makes three steps: read_head receives the head of
+    # a request, call_method checks it and calls the do_ method, and finish_response, which you know,
+    # returns what is then sent in one piece. If the do_ method fails, the client still gets a whole
+    # response, with status 500, and the operator a traceback.
 
     def handle_one_request(self) -> None:
-        """Answer one request. The stock handle() calls this until close_connection is True.
-        Overridden to check the whole head first, and to send the response in one piece."""
+        """Answer one request. Raises an OSError if the client leaves.
+
+        Overridden because the inherited method calls do_GET before it knows whether the request is
+        valid, and because the whole response is sent at once.
+        """
         self.raw_head = self.read_head()
         self.server.renew_deadline(self.connection)
-        self.wfile, self.status = io.BytesIO(), 0
         try:
-            self.take_head(parse_head(self.raw_head))
-            method = require(getattr(self, "do_" + self.command, None), 501)
-            method()
-            require(self.status, 500, "the method sent no response")
-        except Refused as refused:
-            self.command, self.request_version = self.requestline.partition(" ")[0], "HTTP/1.1"
-            self.send_error(*refused.args)
-        except BaseException:  # a bug in the method; not even SystemExit may end this thread
-            self.send_error(500)
-            self.server.handle_error(self.request, self.client_address)
-        self.connection.sendall(self.finish_response())
-        if self.client_is_done:  # then the server need not linger: see finish_request
-            self.server.close_request(self.connection)
+            self.call_method()
+            response = self.finish_response()
+        except ClientLeft:
+            raise
+        except BaseException as error:  # a bug; even sys.exit() in do_GET must not end this thread
+            self.server.handle_error(self.connection, self.client_address)
+            message = str(error) if isinstance(error, Misuse) else None
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, message)
+            response = self.finish_response()
+        self.connection.sendall(response)
+        self.log_request(self.status)
+        if self.head.wants_close and self.head.body_length == 0:
+            self.server.close_request(self.connection)  # nothing can follow: do not linger (see there)
 
     def read_head(self) -> bytes:
-        """Return the next head without the empty line at its end, or as much of it as shows that it
-        is invalid. Raises ConnectionAbortedError if the client leaves before."""
-        while not self.received or not is_decided(self.received):
-            piece = self.connection.recv(HEAD_BYTES)
-            if not piece:
-                raise ConnectionAbortedError("the client left before its request was complete")
-            self.received += piece
-        head, _, self.received = self.received.partition(b"\r\n\r\n")
-        # One empty line before a request is skipped (RFC 9112 section 2.2).
-        return head[2:] if head.startswith(b"\r\n") else head
+        """Return the next head, with the empty line that ends it; leave what follows in rfile.
 
-    def take_head(self, head: Head) -> None:
-        """Set what the head says about the request, the connection and the body."""
-        self.command, self.path, self.request_version = head.method, head.target, head.version
-        # If nobody read the body, it could be taken for the next request, so there must be none.
-        self.close_connection = head.has_body or head.wants_close
-        self.client_is_done = head.wants_close and not head.has_body
-        if head.has_body:  # do_POST in a subclass may read it
-            self.rfile.close()
-            self.rfile = io.BufferedReader(Body(self.received, self.connection))
-
-    def send_response(self, code: int, message: str | None = None) -> None:
-        """Log the response and begin it. Overridden because the stock methods format every field
-        anew: with them a request takes 37 us of processor time, without them 25."""
-        self.log_request(code)
-        self.status, phrase = code, message or self.reason_phrase(code)
-        self.fields = f"{self.protocol_version} {code} {phrase}\r\n".encode("latin-1")
-
-    def send_header(self, keyword: str, value: str) -> None:
-        """Add a field. Overridden to keep it for finish_response."""
-        self.fields += f"{keyword}: {value}\r\n".encode("latin-1")
-
-    def end_headers(self) -> None:
-        """Do nothing. Overridden because finish_response ends the header section."""
-
-    def finish_response(self) -> bytes:
-        """Return the collected response, with the fields added that do_GET left out.
-
-        Connection says whether the connection persists (RFC 9112 section 9.3). Without a
-        Content-Length the client would wait for more (section 6.3). The responses to HEAD, and
-        those with a status of 1xx, 204 or 304, have no body (RFC 9110 section 6.4.1). A response
-        with status 405 must have an Allow (section 15.5.6).
+        If it can no longer become valid, return what there is; parse_head will refuse it. Raises
+        ClientLeft if the client leaves before.
         """
-        body, sent = self.wfile.getvalue(), self.fields.decode("latin-1").lower()
-        if self.server.crowded or "\nconnection: close" in sent:
-            self.close_connection = True
-        if "\nconnection:" not in sent and (self.close_connection or self.request_version == "HTTP/1.0"):
-            self.send_header("Connection", "close" if self.close_connection else "keep-alive")
-        if self.status < 200 or self.status in (204, 304):
-            body = b""
-        elif "\ncontent-length:" not in sent and "\ntransfer-encoding:" not in sent:
-            if body or self.command != "HEAD":  # a do_HEAD need not know the length
-                self.send_header("Content-Length", str(len(body)))
-        if self.status == 405 and "\nallow:" not in sent:
-            self.send_header("Allow", self.allow)
-        head = self.fields + self.common_lines(int(time.time())) + b"\r\n"
-        return head if self.command == "HEAD" else head + body
+        received, length = bytearray(), 0
+        while not length:
+            piece = self.rfile.peek()  # type: ignore[attr-defined]  # waits for the first byte
+            if not piece:
+                raise ClientLeft("before its request was complete")
+            known = len(received)
+            received += piece
+            length = length_of_head(received, known)
+            self.rfile.read((length or len(received)) - known)
+        return bytes(received[:length])
 
-    @classmethod
-    @functools.lru_cache(maxsize=16)  # they change once a second
-    def common_lines(cls, now: int) -> bytes:
-        """Return the lines of Date and of the common fields, for the time `now`."""
-        fields = {"Date": email.utils.formatdate(now, usegmt=True), **cls.common_fields}
-        return "".join(f"{name}: {value}\r\n" for name, value in fields.items()).encode("latin-1")
+    def call_method(self) -> None:
+        """Parse the head, and call the do_ method for it, or else send an error response."""
+        self.begin_response()
+        error: tuple[Any, ...] = ()
+        try:
+            self.head = parse_head(self.raw_head)
+        except Refused as refused:
+            error = refused.args
+            command = self.requestline.partition(" ")[0]  # even this response to HEAD has no body
+            self.head = Head(command, "", "HTTP/1.1", body_length=None, wants_close=True)
+        self.command, self.path, self.request_version, body_length, self.close_connection = self.head
+        method = getattr(self, "do_" + self.command, None)
+        if error:
+            self.send_error(*error)
+        elif not method:
+            self.send_error(HTTPStatus.NOT_IMPLEMENTED)
+        else:
+            stream = self.rfile
+            self.rfile = io.BytesIO() if body_length == 0 else io.BufferedReader(Body(stream, body_length))
+            try:
+                method()
+            finally:
+                self.rfile = stream
 
     @property
-    def requestline(self) -> str:
-        """The request line for the log, without the double quotes that the log puts round it."""
-        return self.raw_head.partition(b"\n")[0].decode("latin-1").strip("\r").replace('"', "%22")
-
-    @property
-    def headers(self) -> Any:
-        """The header fields of the request as an email.message.Message, for subclasses."""
-        section = self.raw_head.partition(b"\r\n")[2].decode("latin-1")
-        return email.message_from_string(section, self.MessageClass)
+    def headers(self) -> http.client.HTTPMessage:
+        """The fields of the request, for do_ methods. Overridden to parse them only if they are used."""
+        if self.parsed[0] is not self.raw_head:
+            section = self.raw_head.lstrip(b"\r\n").partition(b"\r\n")[2].decode("latin-1")
+            self.parsed = self.raw_head, email.message_from_string(section, http.client.HTTPMessage)
+        return self.parsed[1]
 
 
-class QuietHandler(ClockHandler):
-    """Answers as a ClockHandler does, but does not log requests."""
-
-    def log_request(self, code: object = "-", size: object = "-") -> None:
-        """Do nothing. Overridden for --quiet."""
+class ClientLeft(ConnectionAbortedError):
+    """The client has left in the middle of a request."""
 
 
-class Body(io.BytesIO):
-    """The body of a request, for rfile: the part received with the head, then the rest."""
+class Body(io.RawIOBase):
+    """The body of a request: the next bytes of a stream, `length` of them and no more.
 
-    def __init__(self, received: bytes, connection: socket.socket) -> None:
-        super().__init__(received)
-        self.connection = connection
+    The length None means a chunked body. It is not decoded, and ends where the client stops.
+    """
+
+    def __init__(self, stream: io.BufferedIOBase, length: int | None) -> None:
+        self.stream, self.left = stream, length
+
+    def readable(self) -> bool:
+        """Return True: io.BufferedReader asks before it adds read, readline and the rest."""
+        return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read the next bytes into the buffer and return their number. Overridden to go on with
-        the rest, which is still to be received."""
-        return super().readinto(buffer) or self.connection.recv_into(buffer)
+        """Read the next bytes into a buffer and return their number, which is 0 at the end.
+
+        Raises ClientLeft if the client leaves before the end.
+        """
+        try:
+            piece = self.stream.read1(len(buffer) if self.left is None else min(len(buffer), self.left))
+        except OSError as error:
+            raise ClientLeft("before its request was complete") from error
+        if self.left is not None:
+            if self.left and not piece:
+                raise ClientLeft("before its request was complete")
+            self.left -= len(piece)
+        buffer[:len(piece)] = piece
+        return len(piece)
 
 
 # --- The limits ----------------------------------------------------------------------------------
 #
-# Whatever a client can have without limit, some client will take, by mistake or on purpose. These
-# are the limits, each with its reason. Change them here; there are no options for them. To evict a
-# connection is to close it although its client is not done.
+# A client can send half a request, and then nothing:
+#
+#     $ printf 'GET / HTTP/1.1\r\n' | nc localhost 8880
+#
+# The small server waits for the rest forever, and so does nc. The connection, and a thread of the
+# server, are lost to everybody else. Whatever a client can have without limit, some client will
+# take, by mistake or on purpose. So these are the limits, each with its reason. Change them here;
+# there are no options for them. To evict a connection means to close it before its client is done.
 
-HEAD_BYTES = 65536      # in a head; at least 8,000 in its first line (RFC 9112 section 3)
-SEND_BYTES = 40960      # that the system keeps for a slow client; with less, long pages take long
-MAX_CONNECTIONS = 512   # at once: half of the 1,024 file descriptors that most systems allow
-REQUEST_SECONDS = 10    # from one complete request to the next one on a connection
-GRACE_SECONDS = 0.25    # before a connection may be evicted, so that bursts of visitors are served
-RETRY_SECONDS = 0.0005  # before looking for room again: short for a visitor, long for a processor
-STOP_SECONDS = 0.4      # for the threads to end; with serve_forever's 0.5 s, under a second in all
+HEAD_BYTES = 65536      # in a head: browsers send the cookies of all programs on "localhost"
+MAX_FIELDS = 100        # in a head, as in http.server, Apache and gunicorn
+SEND_BYTES = 40960      # of a response that the system buffers: fewer would slow down long pages
+MAX_CONNECTIONS = 512   # at once: half of the 1,024 files and sockets that Linux usually allows
+MAX_THREADS = 1024      # one for each connection, and as many that hang after theirs was evicted
+REQUEST_SECONDS = 9     # from one complete head to the next: programs often ask every 5 or 10 s
+GRACE_SECONDS = 0.1     # before a connection may be evicted: requests follow connections sooner
+RETRY_SECONDS = 0.0005  # before we look for room again, when no connection may be evicted
+LOOK_SECONDS = 0.5      # between two looks for connections past their deadline
+POLL_SECONDS = 0.1      # between two looks for a signal that stops the server
+STOP_SECONDS = 0.4      # for the threads to end
 LOG_CHARACTERS = 200    # in a line of the log, besides the address and the date
-CORE_PORT = 8880        # the first UDP port that marks a core: see stay_on_one_core
 
 
 # --- The grammar ---------------------------------------------------------------------------------
 #
-# If a proxy and the server behind it read the same bytes differently, an attacker can smuggle one
-# request inside another. So this chapter accepts what the standards define and refuses the rest.
-# Its functions know nothing of sockets and handlers. The rule that a pattern implements stands
-# above it. Adjacent repetitions in a pattern never match the same byte, so that matching takes
-# linear time; otherwise one long line could keep the server busy for hours.
+# A request can hide a second one. This one has a body of 35 bytes, which looks like a request:
+#
+#     $ printf '%b' 'GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 35\r\n\r\n' \
+#     >     'GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n' | nc localhost 8880
+#
+# The small server does not read the body of a GET, takes it for the next request, and sends two
+# responses. A proxy in front of it has seen, and checked, only one request. Whenever two programs
+# read the same bytes differently, one request can be smuggled inside another one. The cure has two
+# parts. A connection is closed after a request with a body, so that a body is never read as a
+# request. And this chapter accepts only what the standards define, so that all read it alike.
+#
+# Its functions know nothing of connections: bytes go in, and what they mean comes out. Each pattern
+# stands below the rule that it implements, in the notation of the standards: 1*x means one or more
+# x, [ x ] an optional x, "x" just these characters, SP a space, and OWS optional spaces and tabs.
+# No two adjacent repetitions in a pattern match the same byte, as in rb"[ ]*[ \t]*". Otherwise the
+# time to match could grow with the square of the length, or worse.
+
+# token = 1*tchar  (RFC 9110 section 5.6.2)
+TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+# request-line = method SP request-target SP HTTP-version  (RFC 9112 section 3)
+# As a target we accept all visible characters but "#", since browsers send some that the rule forbids.
+TARGET = rb"[!\"$-~]+"
+REQUEST_LINE = re.compile(rb"(%s) (%s) HTTP/([0-9])\.([0-9])" % (TOKEN, TARGET))
+# field-line = field-name ":" OWS field-value OWS  (RFC 9112 section 5)
+# FIELD_VALUE matches the OWS as well; parse_fields strips it.
+FIELD_VALUE = rb"[\t -~\x80-\xff]*"
+FIELD_LINE = re.compile(rb"(%s):(%s)" % (TOKEN, FIELD_VALUE))
+# Host = uri-host [ ":" port ]  (RFC 9110 section 7.2)
+# uri-host = IP-literal / reg-name  (RFC 3986 section 3.2.2)
+# We accept no comma in a reg-name: parse_fields joins the values of two Host fields with a comma.
+IP_LITERAL = rb"\[([0-9A-Fa-f:.]+)\]"
+REG_NAME = rb"(?:[!$&'()*+.;=_~0-9A-Za-z-]|%[0-9A-Fa-f]{2})+"
+HOST = re.compile(rb"(?:%s|%s)(?::[0-9]*)?" % (IP_LITERAL, REG_NAME))
+# Content-Length = 1*DIGIT  (RFC 9110 section 8.6)
+# We accept 18 digits, which fit into 64 bits wherever they are read.
+LENGTH = re.compile(rb"[0-9]{1,18}")
+# A line feed ends a line only after a carriage return (RFC 9112 section 2.2).
+BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
+
 
 class Refused(Exception):
-    """The request breaks a rule; the arguments are the status and the reason."""
+    """The request breaks a rule; the arguments are those of send_error."""
 
 
 class Head(NamedTuple):
@@ -391,74 +658,80 @@ class Head(NamedTuple):
     method: str
     target: str
     version: str  # "HTTP/1.0" or "HTTP/1.1"
-    has_body: bool  # whether a body follows
+    body_length: int | None  # in bytes: 0 without a body, None if the body is chunked
     wants_close: bool  # whether the client wants the connection closed after the response
 
 
-# token = 1*tchar  (RFC 9110 section 5.6.2)
-TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-# request-line = method SP request-target SP HTTP-version  (RFC 9112 section 3)
-# A target may hold every visible character but "#": browsers send some that RFC 3986 forbids.
-REQUEST_LINE = re.compile(rb"(%s) ([!\"$-~]+) HTTP/([0-9])\.([0-9])" % TOKEN)
-# field-line = field-name ":" OWS field-value OWS  (RFC 9112 section 5)
-FIELD_LINE = re.compile(rb"(%s):([\t -~\x80-\xff]*)" % TOKEN)
-# Host = uri-host [ ":" port ]  (RFC 9110 section 7.2)
-# uri-host = IP-literal / reg-name  (RFC 3986 section 3.2.2)
-# A reg-name may hold commas, but here it may not: they would hide that there are two Host fields.
-HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[!$&'()*+.;=_~0-9A-Za-z-]|%[0-9A-Fa-f]{2})+)(?::[0-9]*)?")
+def length_of_head(received: bytes | bytearray, known: int) -> int:
+    """Return the length of the head with which these bytes begin, or 0 if it is not complete.
+
+    If it can no longer become valid, like the first bytes of TLS or SSH, return the length of all.
+    The first `known` bytes were there at the last call, and are not searched again: the time for a
+    head is linear in its length, even if it comes byte by byte.
+    """
+    end = received.find(b"\r\n\r\n", max(known - 3, 0))
+    if end >= 0:
+        return end + 4
+    line_has_ended = received.find(b"\n", known) >= 0
+    first_line_end = received.find(b"\n", 2) if line_has_ended else -1  # an empty line may come first
+    if (len(received) > HEAD_BYTES
+            or first_line_end >= 0 and received.find(b" HTTP/", 0, first_line_end) < 0
+            or line_has_ended and BARE_LINE_FEED.search(received, known)):
+        return len(received)
+    return 0
 
 
-def is_decided(received: bytes) -> bool:
-    """Return whether these bytes contain a whole head, or can never become a valid one, as for
-    example the first message of TLS or SSH."""
-    first_line, line_end, _ = received.lstrip(b"\r\n").partition(b"\n")
-    # The first test uses find, since in is slow: it first tries to take the pattern as a number.
-    return (received.find(b"\r\n\r\n") >= 0 or len(received) > HEAD_BYTES
-            or received.count(b"\n") > received.count(b"\r\n")  # RFC 9112 section 2.2
-            or (line_end == b"\n" and b" HTTP/" not in first_line))
-
-
-def require(condition: Any, status: int, reason: str | None = None) -> Any:
-    """Return the condition if it is true. Raises Refused with this status and reason if not."""
-    if not condition:
-        raise Refused(status, reason)
-    return condition
-
-
-@functools.lru_cache(maxsize=64)  # most clients repeat their head: 25 us a request instead of 39
+@functools.lru_cache(maxsize=64)  # most clients repeat their head
 def parse_head(head: bytes) -> Head:
-    """Return what a head says, given without the empty line at its end. Raises Refused."""
-    request_line, *field_lines = head.split(b"\r\n")
-    require(len(head) <= HEAD_BYTES, 414 if len(request_line) > HEAD_BYTES else 431)
-    match = require(REQUEST_LINE.fullmatch(request_line), 400, "malformed request line (RFC 9112 section 3)")
+    r"""Return what a head says; it ends with the empty line. Raises Refused.
+
+    >>> parse_head(b"GET /any/path HTTP/1.1\r\nHost: localhost:8880\r\nUser-Agent: Mozilla/5.0\r\n\r\n")
+    Head(method='GET', target='/any/path', version='HTTP/1.1', body_length=0, wants_close=False)
+    """
+    if head.startswith(b"\r\n"):  # an empty line before a request is skipped (RFC 9112 section 2.2)
+        head = head[2:]
+    request_line, _, section = head.partition(b"\r\n")
+    if len(request_line) > HEAD_BYTES:
+        raise Refused(HTTPStatus.REQUEST_URI_TOO_LONG)
+    if len(head) > HEAD_BYTES or section.count(b"\r\n") > MAX_FIELDS + 1:
+        raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+    match = REQUEST_LINE.fullmatch(request_line)
+    if not match:
+        raise Refused(HTTPStatus.BAD_REQUEST, "malformed request line (RFC 9112 section 3)")
     method, target, major, minor = match.groups()
-    require(major == b"1", 505, "only HTTP/1.0 and HTTP/1.1 are supported (RFC 9110 section 15.6.6)")
-    require(is_target(target, method), 400, "malformed request target (RFC 9112 section 3.2)")
+    if major != b"1":
+        raise Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
+                      "only HTTP/1.0 and HTTP/1.1 are supported (RFC 9110 section 15.6.6)")
     version = "HTTP/1.0" if minor == b"0" else "HTTP/1.1"  # RFC 9110 section 2.5
-    fields = parse_fields(field_lines)
-    require(is_host(fields[b"host"]) if b"host" in fields else version == "HTTP/1.0",
-            400, "Host missing, repeated or invalid (RFC 9112 section 3.2)")
-    has_body = declares_body(fields, version)
-    require({b"100-continue"}.issuperset(members(fields, b"expect")),
-            417, "unsupported expectation (RFC 9110 section 10.1.1)")
-    options = members(fields, b"connection")  # RFC 9112 section 9.3
+    if not is_target(target, method):
+        raise Refused(HTTPStatus.BAD_REQUEST, "malformed request target (RFC 9112 section 3.2)")
+    fields = parse_fields(section)
+    if not (is_host(fields[b"host"]) if b"host" in fields else version == "HTTP/1.0"):
+        raise Refused(HTTPStatus.BAD_REQUEST, "Host missing, repeated or invalid (RFC 9112 section 3.2)")
+    body_length = parse_body_length(fields, version)
+    if not set(split_list(fields.get(b"expect", b""))) <= {b"100-continue"}:
+        raise Refused(HTTPStatus.EXPECTATION_FAILED, "unsupported expectation (RFC 9110 section 10.1.1)")
+    options = split_list(fields.get(b"connection", b""))  # RFC 9112 section 9.3
     wants_close = b"close" in options or (version == "HTTP/1.0" and b"keep-alive" not in options)
-    return Head(method.decode(), target.decode(), version, has_body, wants_close)
+    if target.startswith(b"//"):  # as a Location, "//host" would lead elsewhere: python/cpython#87389
+        target = b"/" + target.lstrip(b"/")
+    return Head(method.decode(), target.decode(), version, body_length, wants_close)
 
 
 def is_target(target: bytes, method: bytes) -> bool:
     """Return whether the target has a form allowed for the method (RFC 9112 section 3.2)."""
-    if method == b"CONNECT":
-        return is_host(target) and b":" in target and target[-1:].isdigit()
-    if target[:7].lower() == b"http://":
+    if method == b"CONNECT":  # authority-form: example.com:80
+        return is_host(target) and b":" in target and target[-1:].isdigit()  # the port is not empty
+    if target[:7].lower() == b"http://":  # absolute-form: http://example.com/path?query
         return is_host(re.split(rb"[/?]", target[7:], maxsplit=1)[0])
+    # origin-form: /path?query, or asterisk-form: *
     return target.startswith(b"/") or (target == b"*" and method == b"OPTIONS")
 
 
 def is_host(value: bytes) -> bool:
     """Return whether the value is a host with an optional port (RFC 9110 section 7.2)."""
     match = HOST.fullmatch(value)
-    if match and match[1]:  # in brackets, where only an IPv6 address may be
+    if match and match[1]:  # an IP-literal, which can only be an IPv6 address
         try:
             socket.inet_pton(socket.AF_INET6, match[1].decode())
         except OSError:
@@ -466,208 +739,356 @@ def is_host(value: bytes) -> bool:
     return bool(match)
 
 
-def parse_fields(lines: list[bytes]) -> dict[bytes, bytes]:
-    """Return the values of the fields by their names in lower case. The values of fields with the
-    same name are joined by commas (RFC 9110 section 5.3). Raises Refused."""
+def parse_fields(section: bytes) -> dict[bytes, bytes]:
+    """Return the values of the fields in a header section, by name in lower case. Raises Refused.
+
+    The values of fields with the same name are joined with commas (RFC 9110 section 5.3).
+    """
     fields: dict[bytes, bytes] = {}
-    for line in lines:
-        match = require(FIELD_LINE.fullmatch(line), 400, "malformed field line (RFC 9112 section 5)")
+    for line in section.split(b"\r\n")[:-2]:  # the two last ones are empty
+        match = FIELD_LINE.fullmatch(line)
+        if not match:
+            raise Refused(HTTPStatus.BAD_REQUEST, "malformed field line (RFC 9112 section 5)")
         name, value = match[1].lower(), match[2].strip(b" \t")
         fields[name] = fields[name] + b"," + value if name in fields else value
     return fields
 
 
-def members(fields: dict[bytes, bytes], name: bytes) -> list[bytes]:
-    """Return the members of a list-valued field in lower case. Empty members do not count (RFC 9110
-    section 5.6.1.2)."""
-    listed = fields.get(name, b"").lower().split(b",")
-    return [member.strip(b" \t") for member in listed if member.strip(b" \t")]
+def split_list(value: bytes) -> list[bytes]:
+    """Return the members of a list in lower case, without empty ones (RFC 9110 section 5.6.1.2).
+
+    Raises Refused if there are too many.
+    """
+    if value.count(b",") > MAX_FIELDS:
+        raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+    members = [member.strip(b" \t") for member in value.lower().split(b",")]
+    return [member for member in members if member]
 
 
-def declares_body(fields: dict[bytes, bytes], version: str) -> bool:
-    """Return whether a body follows. Raises Refused if its length is ambiguous."""
+def parse_body_length(fields: dict[bytes, bytes], version: str) -> int | None:
+    """Return the length of the body in bytes, or None if it is chunked (RFC 9112 section 6.3).
+
+    Raises Refused if another program could read it differently.
+    """
+    # 1. Content-Length is a number; without it, there is no body. Two numbers, joined by a comma,
+    #    are none.
     length = fields.get(b"content-length", b"0")
-    require(re.fullmatch(rb"[0-9]{1,18}", length), 400, "malformed Content-Length (RFC 9110 section 8.6)")
+    if not LENGTH.fullmatch(length):
+        raise Refused(HTTPStatus.BAD_REQUEST, "malformed Content-Length (RFC 9110 section 8.6)")
     if b"transfer-encoding" not in fields:
-        return int(length) > 0
-    # Chunks say where the body ends, if chunked is the last coding and nothing contradicts it.
-    *others, last = members(fields, b"transfer-encoding") or [b""]
-    require(version == "HTTP/1.1" and b"content-length" not in fields and last and b"chunked" not in others
-            and (last == b"chunked" or not others), 400, "ambiguous message length (RFC 9112 section 6.3)")
-    require(last == b"chunked" and not others, 501, "unsupported transfer coding (RFC 9112 section 6.1)")
-    return True
+        return int(length)
+    # 2. Transfer-Encoding: chunked means that the body is sent in chunks, each after its length.
+    codings = split_list(fields[b"transfer-encoding"])
+    is_ambiguous = (
+        version == "HTTP/1.0"  # 3. HTTP/1.0 does not know it.
+        or b"content-length" in fields  # 4. It contradicts a Content-Length.
+        or codings.count(b"chunked") > 1 or not codings  # 5. It is applied once,
+        or len(codings) > 1 and codings[-1] != b"chunked")  # 6. and last.
+    if is_ambiguous:
+        raise Refused(HTTPStatus.BAD_REQUEST, "ambiguous message length (RFC 9112 section 6.3)")
+    if codings != [b"chunked"]:  # 7. We know no other coding.
+        raise Refused(HTTPStatus.NOT_IMPLEMENTED, "unsupported transfer coding (RFC 9112 section 6.1)")
+    return None
+
+
+# The same rules apply to what we send.
+
+def field_line(name: str, value: str) -> bytes:
+    """Return the line of a field in a response (RFC 9112 section 5). Raises Misuse if it is malformed."""
+    line = f"{name}: {value}".encode("latin-1")
+    if not FIELD_LINE.fullmatch(line):
+        raise Misuse(f"malformed field: {line!r}")
+    return line + b"\r\n"
+
+
+def status_line(version: str, status: int, reason: str | None) -> bytes:
+    """Return the status line of a response (RFC 9112 section 4). Raises Misuse if it is malformed."""
+    line = f"{version} {status} {reason or reason_phrase(status)}".encode("latin-1")
+    if not 200 <= status <= 599 or not re.fullmatch(FIELD_VALUE, line):
+        raise Misuse(f"malformed status line: {line!r}")
+    return line + b"\r\n"
+
+
+def reason_phrase(status: int) -> str:
+    """Return the standard's phrase for a status: "Not Found" for 404, for example."""
+    return http.client.responses.get(status, "Unknown")
 
 
 # --- The server ----------------------------------------------------------------------------------
 #
-# One thread accepts connections: the one that has called serve_forever. The others serve them, each
-# one connection at a time. This is what happens to a connection:
+# A client can take all connections, and do nothing with them:
 #
-#     get_request         the first thread accepts it, as soon as there is room
-#     process_request     ... and hands it to an idle thread, or else to a new one
-#     finish_request      that thread makes a handler for it, which answers its requests
-#     renew_deadline      ... and calls this for each complete head
-#     shutdown_request    the thread closes it and is idle again
+#     $ ulimit -n 2000; python3 -c "import socket
+#     > connections = [socket.create_connection(('localhost', 8880)) for _ in range(1100)]
+#     > input()"
 #
-# A client that sends nothing, or a byte now and then, would keep its thread for ever. So there is a
-# deadline for each request, and serve_forever calls service_actions again and again, which evicts
-# connections past their deadline: it shuts them down, which wakes their threads. If all connections
-# are taken when another client comes, the one that has waited longest is evicted early. If none has
-# waited for long, since all are busy, each response becomes the last one on its connection, so that
-# clients take turns.
+# The small server accepts them until it has no sockets left. From then on it is busy trying, and the
+# page does not load until this client ends. ClockServer evicts the connection that has waited
+# longest when another client comes. If all clients are busy and none has waited long, each response
+# closes its connection, so that the clients take turns.
+#
+# A client can also send more than anybody wants to read:
+#
+#     $ python3 -c "import urllib.request
+#     > urllib.request.urlopen('http://localhost:8880/', data=b'x' * 10**7)"
+#
+# The small server refuses the request at once, and closes the connection. But to close a connection
+# that has unread input means to reset it, and the client fails with a "broken pipe" or "connection
+# reset" instead of reading the response. The cure is the lingering close: stop sending, read until
+# the client stops, too, and only then close.
+#
+# ClockServer inherits its loop, serve_forever, from the module socketserver. In short:
+#
+#     until there is a reason to stop:
+#         wait until a client connects, at most for POLL_SECONDS
+#         if a client connects:
+#             request, client_address = get_request()     accept it; an OSError means: not now
+#             process_request(request, client_address)    hand it to another thread, which calls
+#                 finish_request(request, client_address)     make a handler, which serves it
+#                 shutdown_request(request)                   close it
+#         service_actions()                               what must be done from time to time
+#
+# (In socketserver, a connection is called a request.) A thread is a part of the program that runs
+# beside the others. The first thread runs this loop; each other one serves one connection at a time,
+# and then waits at its mailbox, a queue, for the next one. They share three things. None needs a
+# lock, because each step that reads or writes one of them cannot be interrupted:
+#
+#     connections     added and evicted by the first thread; renewed and removed by the others
+#     idle            taken from by the first thread; added to by the others
+#     crowded         written by the first thread; read by the others
 
 class ClockServer(ThreadingHTTPServer):
-    """Serves each connection in a thread of its own, within the limits above, with any handler.
+    """Serves connections in threads, within the limits, with any handler.
 
-    Takes the arguments of any socketserver; the host "" means all interfaces.
+    Takes the arguments of socketserver.TCPServer; the host "" means all interfaces, that is, every
+    network of this machine.
     """
 
-    request_queue_size = socket.SOMAXCONN  # the backlog; the default of 5 drops part of a burst
+    request_queue_size = socket.SOMAXCONN  # clients that may wait to be accepted; the default is 5
+    allow_reuse_address = os.name == "posix"  # on Windows, it lets two servers share a port
+    allow_reuse_port = False  # it lets two servers share a port elsewhere
 
-    def __init__(self, server_address: tuple[str, int], RequestHandlerClass: Any = ClockHandler,
+    def __init__(self, server_address: Any, RequestHandlerClass: Any = ClockHandler,
                  bind_and_activate: bool = True) -> None:
-        # The open connections, each with the time.monotonic() of its last complete head, or of its
-        # beginning. Each head moves its connection to the end, so the first one has waited longest.
-        self.connections: OrderedDict[socket.socket, float] = OrderedDict()
-        self.lock = threading.Lock()  # for self.connections
-        self.crowded = False  # whether a client is waiting for room
-        self.accepted: queue.SimpleQueue[tuple] = queue.SimpleQueue()  # for idle threads
-        self.idle_threads = threading.Semaphore(0)  # counts them
-        self.threads: list[threading.Thread] = []
-        super().__init__(server_address, RequestHandlerClass, bind_and_activate)
+        # For each open connection, when its last complete head came, or when it began. The time is in
+        # a list: a thread that renews it cannot add a connection that has been evicted meanwhile.
+        self.connections: dict[socket.socket, list[float]] = {}
+        self.crowded = False  # whether a client is waiting until there is room
+        self.threads: dict[threading.Thread, queue.SimpleQueue[Any]] = {}  # each with its mailbox
+        self.idle: list[queue.SimpleQueue[Any]] = []  # the mailboxes of the threads that wait
+        self.signals: list[int] = []  # one of them stops serve_forever
+        self.next_look = 0.0  # when we look again for connections past their deadline
+        self.address_family, address = resolve(*server_address[:2])
+        super().__init__(address, RequestHandlerClass, bind_and_activate)
 
     def server_bind(self) -> None:
-        """Bind the socket. Overridden because the stock method asks a name server for the name of
-        this host, and because create_server knows the right options for each system."""
-        dual_stack = socket.has_dualstack_ipv6()
-        host = str(self.server_address[0]) or ("::" if dual_stack else "0.0.0.0")
-        # Without letters it is an address or invalid, so that no name server need be asked.
-        flags = 0 if re.search("[A-Za-z]", host) else socket.AI_NUMERICHOST
-        addresses = socket.getaddrinfo(host, self.server_address[1], type=socket.SOCK_STREAM, flags=flags)
-        # A name may have addresses of both families. Prefer IPv4, which every client can use.
-        self.address_family, *_, address = min(addresses, key=lambda info: info[0] != socket.AF_INET)
-        self.socket.close()
-        self.socket = socket.create_server(
-            address, family=self.address_family,
-            dualstack_ipv6=dual_stack and self.address_family == socket.AF_INET6)
-        # Connections inherit these options: to send a response at once, even while another one is
-        # on its way, and to keep little for a client that does not read.
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
-        self.server_address = bound = self.socket.getsockname()
-        self.server_name, self.server_port = bound[:2]
+        """Bind the socket to the address.
 
-    def get_request(self) -> tuple[socket.socket, object]:
-        """Accept a connection. Overridden to make room if there is none."""
-        with suppress(OSError):  # out of file descriptors, or the client has left
-            if len(self.connections) < MAX_CONNECTIONS:
+        Overridden to set options, which connections inherit, and because the inherited method asks
+        a name server for the name of this machine.
+        """
+        for level, option, value in [
+                (socket.IPPROTO_IPV6, "IPV6_V6ONLY", 0),  # serve IPv4 as well
+                (socket.IPPROTO_TCP, "TCP_NODELAY", 1),  # send a response while another is on its way
+                (socket.SOL_SOCKET, "SO_SNDBUF", SEND_BYTES),
+                (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 1000 * REQUEST_SECONDS)]:  # then drop it
+            with suppress(AttributeError, OSError):  # this system does not know the option
+                self.socket.setsockopt(level, getattr(socket, option), value)
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.socket.getsockname()[:2]
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection, and return it with the address of the client.
+
+        Overridden to make room if there is none: then raises BlockingIOError, and serve_forever
+        calls again.
+        """
+        with suppress(OSError, RuntimeError, MemoryError):  # no more sockets, threads or memory
+            if len(self.connections) < MAX_CONNECTIONS and self.has_idle_thread():
                 request, (host, *rest) = super().get_request()
                 self.crowded = False
                 if os.name == "nt":  # there, shutdown does not wake a thread: python/cpython#91913
                     request.settimeout(REQUEST_SECONDS)
                 return request, (plain_address(host), *rest)
-        self.make_room()
-        raise BlockingIOError("no room yet")  # serve_forever ignores an OSError and tries again
+        self.crowded = True
+        if not self.evict(GRACE_SECONDS):
+            time.sleep(RETRY_SECONDS)
+        raise BlockingIOError("no room yet")
 
-    def process_request(self, request: socket.socket, client_address: object) -> None:
-        """Hand a connection to a thread. Overridden to use idle threads again: if each connection
-        had a new one, a third as many would be served in a second."""
-        with self.lock:
-            self.connections[request] = time.monotonic()
-        while not self.idle_threads.acquire(blocking=False):
-            with suppress(RuntimeError):  # the system has no more threads: wait for an idle one
-                super().process_request(request, client_address)
-                return
-            self.make_room()
-        self.accepted.put((request, client_address))
+    def has_idle_thread(self) -> bool:
+        """Return whether a thread is idle; start one if none is. Raises RuntimeError if that fails."""
+        if not self.idle and len(self.threads) < MAX_THREADS:
+            mailbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            thread = threading.Thread(target=self.work, args=(mailbox,), daemon=True)
+            thread.start()
+            self.threads[thread] = mailbox
+            self.idle.append(mailbox)
+        return bool(self.idle)
 
-    def process_request_thread(self, request: socket.socket, client_address: object) -> None:
-        """Serve connections, one after another. Overridden because the stock method, which a new
-        thread calls, serves only one. A None instead of a connection ends the thread."""
-        self.threads.append(threading.current_thread())
-        while request:
-            super().process_request_thread(request, client_address)
-            self.idle_threads.release()
-            request, client_address = self.accepted.get()
-        self.accepted.put((None, None))  # so that the next thread ends, too
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Hand a connection to an idle thread.
 
-    def finish_request(self, request: socket.socket, client_address: object) -> None:
-        """Let a handler serve a connection. Overridden because a client that leaves is no error,
-        and for the lingering close: to close a connection that has unread input resets it, which
-        can destroy the last response on its way. So stop sending, read until the client stops, too,
-        and only then close (RFC 9112 section 9.6)."""
-        with suppress(ConnectionError, socket.timeout):
+        Overridden because a new thread for each connection would halve the number that can be
+        served in a second.
+        """
+        self.connections[request] = [time.monotonic()]
+        self.idle.pop().put((request, client_address))
+
+    def work(self, mailbox: queue.SimpleQueue[Any]) -> None:
+        """Serve the connections that come into the mailbox, until a None comes. Runs in each thread."""
+        try:
+            while (work := mailbox.get()) is not None:
+                self.process_request_thread(*work)  # inherited: finish_request, shutdown_request
+                self.idle.append(mailbox)
+        finally:  # also if a handler raises SystemExit
+            self.threads.pop(threading.current_thread(), None)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Let a handler serve a connection, then linger.
+
+        Overridden because a client that leaves is no error, and for the lingering close (RFC 9112
+        section 9.6).
+        """
+        try:
             super().finish_request(request, client_address)
+        except OSError as error:
+            if not has_left(error):
+                raise
         if request.fileno() >= 0:  # the handler has not closed it
             with suppress(OSError):  # the client has left
                 request.shutdown(socket.SHUT_WR)
                 while request.recv(65536):
                     pass
 
-    def renew_deadline(self, connection: socket.socket) -> None:
-        """Give a connection the full time for its response and its next request, unless it has been
-        evicted."""
-        with self.lock:
-            if connection in self.connections:
-                self.connections[connection] = time.monotonic()
-                self.connections.move_to_end(connection)
-
-    def evict(self, seconds: float) -> bool:
-        """Evict the connection that has waited longest, if it has waited for so many seconds, and
-        return whether one was evicted."""
-        with self.lock:
-            connection = next(iter(self.connections), None)
-            if not connection or time.monotonic() - self.connections[connection] < seconds:
-                return False
-            del self.connections[connection]
-            with suppress(OSError):  # the client has reset it
-                connection.shutdown(socket.SHUT_RDWR)  # wakes its thread, which closes it
-            return True
-
-    def make_room(self) -> None:
-        """Evict a connection unless all are new, and let each response be the last one on its
-        connection until another client has been accepted. Then wait a moment."""
-        self.crowded = True
-        self.evict(GRACE_SECONDS)
-        time.sleep(RETRY_SECONDS)
-
-    def service_actions(self) -> None:
-        """Evict connections past their deadline. serve_forever calls this after each connection
-        that it accepts, and twice a second in between."""
-        while self.evict(REQUEST_SECONDS):
-            pass
-
-    def shutdown_request(self, request: socket.socket) -> None:
-        """Close a connection. Overridden to take it out of self.connections."""
-        with self.lock:
-            self.connections.pop(request, None)
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection. Overridden to remove it from self.connections."""
+        self.connections.pop(request, None)
         self.close_request(request)
 
+    def renew_deadline(self, connection: socket.socket) -> None:
+        """Give a connection the full time for a response and the next request, unless it was evicted."""
+        self.connections.get(connection, [0.0])[0] = time.monotonic()
+
+    def evict(self, seconds: float) -> bool:
+        """Evict the connection that has waited longest, if it has waited at least `seconds`.
+
+        Return whether one was evicted.
+        """
+        connections = self.connections.copy()  # the other threads change the original
+        longest = min(connections, key=connections.__getitem__, default=None)
+        if longest is None or time.monotonic() - connections[longest][0] < seconds:
+            return False
+        self.connections.pop(longest, None)
+        with suppress(OSError):  # the client has reset it
+            longest.shutdown(socket.SHUT_RDWR)  # wakes its thread, which closes it
+        return True
+
+    def service_actions(self) -> None:
+        """Stop after a signal; evict connections past their deadline; follow the machine's time zone.
+
+        Overridden because serve_forever calls it at a point where nothing can be interrupted.
+        """
+        if self.signals:
+            raise KeyboardInterrupt
+        if time.monotonic() >= self.next_look:
+            self.next_look = time.monotonic() + LOOK_SECONDS
+            while self.evict(REQUEST_SECONDS):
+                pass
+            if hasattr(time, "tzset"):
+                time.tzset()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print a traceback. Overridden to survive a log that cannot be written."""
+        with suppress(AttributeError, OSError, ValueError):
+            super().handle_error(request, client_address)
+
     def server_close(self) -> None:
-        """Stop listening, close all connections and end all threads. Overridden because the stock
-        method only stops listening."""
+        """Stop listening, close all connections, and end all threads. Overridden for the latter two.
+
+        A thread that hangs stays in self.threads.
+        """
         super().server_close()
         while self.evict(0):
             pass
-        self.accepted.put((None, None))
-        end = time.monotonic() + STOP_SECONDS
-        for thread in self.threads:
+        threads, end = self.threads.copy(), time.monotonic() + STOP_SECONDS
+        for mailbox in threads.values():
+            mailbox.put(None)
+        for thread in threads:
             thread.join(max(0, end - time.monotonic()))
 
 
+def has_left(error: OSError) -> bool:
+    """Return whether the error says that a client, or the network between us, is gone."""
+    return (isinstance(error, (ConnectionError, TimeoutError, socket.timeout))
+            or error.errno in (errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN))
+
+
+def resolve(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
+    """Return the address family and the address for a host and a port to listen on.
+
+    Raises OSError or UnicodeError if the host is not known or not valid.
+    """
+    if not host and socket.has_dualstack_ipv6():
+        return socket.AF_INET6, ("::", port)
+    # A host without letters can only be an address: do not ask a name server.
+    flags = 0 if re.search("[A-Za-z]", host) else socket.AI_NUMERICHOST
+    found = socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM, flags=flags)
+    # A name may have addresses of both families. Prefer IPv4, which more clients can use.
+    family, _, _, _, address = min(found, key=lambda info: info[0] != socket.AF_INET)
+    return family, (address[0], port, *address[2:])
+
+
 def plain_address(address: str) -> str:
-    """Return the address, but ::ffff:192.0.2.1, which is how IPv6 shows IPv4, as 192.0.2.1."""
+    """Return the address; an IPv4 address that IPv6 shows as ::ffff:192.0.2.1 becomes 192.0.2.1."""
     return address[7:] if address.startswith("::ffff:") else address
 
 
 # --- The command ---------------------------------------------------------------------------------
 #
-# What is left is to read the arguments, to say where the clock is, and to stop at a signal. main,
-# at the end of the file, shows the order. Whatever goes wrong is explained in one line.
+# Two programs cannot listen on one port. Start a second small server while the first one runs:
+#
+#     $ python3 -c "from clock_server import *; ThreadingHTTPServer(('', 8880), ClockPage).serve_forever()"
+#
+# It prints a traceback, and Ctrl-C in the first one prints another. Neither is an error in the
+# program; the operator needs one line that says what is wrong and what to do, and a quiet stop.
 
-# Nothing, a character that addresses and host names do not have, an empty or too long label, or a
-# port. Nothing is an error because it may be a variable without a value, as in --bind "$ADDRESS".
-NOT_A_HOST = re.compile(r"^$|[^\w.:%-]|^\.|\.\.|[\w-]{64}|^[^:]+:[^:]*$", re.ASCII)
+def main(argv: list[str] | None = None, handler: type[BaseHTTPRequestHandler] = ClockHandler) -> None:
+    """Serve until SIGINT (Ctrl-C) or SIGTERM, with this handler.
+
+    `argv` are the arguments, or None for those of the program. Exits with status 2 if they are
+    invalid, and with status 1 if the server cannot start.
+    """
+    signals = catch_signals()
+    args = parse_arguments(argv)
+    if args.quiet:
+        handler = type("QuietHandler", (handler,), {"log_request": lambda *_: None})
+    with listen(args.bind, args.port, handler) as server:
+        stay_on_one_core()
+        say(start_text(server.server_name, server.server_port))
+        server.signals = signals
+        with suppress(KeyboardInterrupt):
+            server.serve_forever(POLL_SECONDS)
+    say("Stopped.")
+    if server.threads:  # one hangs, perhaps in a log that is full; Python would wait for it
+        os._exit(0)
+    flush(sys.stderr)
+
+
+def catch_signals() -> list[int]:
+    """Return a list to which SIGINT and SIGTERM are added when they come.
+
+    By default, Python raises an exception at whatever instruction the program has reached, which no
+    program survives at all of them; and whoever started us may have chosen to ignore the signals.
+    """
+    signals: list[int] = []
+    with suppress(ValueError):  # this is not the main thread, which alone can do this
+        for number in signal.SIGINT, signal.SIGTERM:
+            signal.signal(number, lambda number, frame: signals.append(number))
+    return signals
+
+
+# Labels of letters, digits, hyphens and underscores, joined by dots
+HOST_NAME = re.compile(r"([\w-]{1,63}\.)*[\w-]{1,63}\.?", re.ASCII)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -685,102 +1106,109 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error("not a port number from 0 to 65535: %d" % args.port)
     if args.bind is None:
         args.bind = ""  # all interfaces
-    elif NOT_A_HOST.search(args.bind.strip("[]")):
+        return args
+    args.bind = args.bind.strip("[]")  # which IPv6 addresses have in URLs
+    if not HOST_NAME.fullmatch(args.bind) and args.bind.count(":") < 2:
         parser.error("not an address or host name: %r" % args.bind)
-    args.bind = args.bind.strip("[]")  # IPv6 addresses have brackets in URLs
     return args
 
 
+def listen(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> ClockServer:
+    """Return a server that listens there; exit with status 1 and the reason if that is impossible."""
+    try:
+        return ClockServer((host, port), handler)
+    except (OSError, UnicodeError) as error:
+        sys.exit("clock_server: " + listen_error(error, host, port))
+
+
+def listen_error(error: Exception, host: str, port: int) -> str:
+    """Return why the server cannot listen there and, where possible, what to do about it."""
+    number = getattr(error, "errno", None) or 0
+    if isinstance(error, (socket.gaierror, UnicodeError)):
+        return f"not an address or host name: {host!r} ({getattr(error, 'strerror', error)})"
+    if number == errno.EADDRINUSE:
+        option, other = f"--bind {host} " if host else "", port + 1 if port < 65535 else 8880
+        return f"port {port} is in use; try another one: python3 clock_server.py {option}{other}"
+    if number == errno.EACCES and port < 1024:
+        return f"port {port} needs the right to use ports below 1024; try one above 1023"
+    return f"cannot listen on port {port} of {host or 'all interfaces'}: {os.strerror(number)}"
+
+
+def stay_on_one_core() -> None:
+    """Keep this process on one core of the processor, where the system can do that.
+
+    Only one thread at a time runs Python, so a second core is of no use, and it costs a lot: each
+    time a thread hands over to one on another core, that core must be woken. The core is chosen at
+    random, so that several servers spread over the cores.
+    """
+    if getattr(sys, "_is_gil_enabled", lambda: True)():  # not in a Python that runs threads at once
+        with suppress(OSError):  # the system does not allow it
+            if hasattr(os, "sched_getaffinity") and hasattr(os, "sched_setaffinity"):
+                cores = sorted(os.sched_getaffinity(0))
+                os.sched_setaffinity(0, {cores[os.urandom(1)[0] % len(cores)]})
+
+
 def start_text(host: str, port: int) -> str:
-    """Return where the clock is, who can reach it, and how to stop it, in short lines."""
+    """Return where the clock is, who can reach it, its time zone, and how to stop it."""
     host, outside = plain_address(host), ""
     if host in ("::", "0.0.0.0"):
-        host, outside = "localhost", outside_address()
-    text = "Serving the time on http://%s:%d/" % ("[%s]" % host if ":" in host else host, port)
+        host, outside = "localhost", outside_address(with_ipv6=host == "::")
+    text = "Serving the time on " + url(host, port)
     if host == "::1" or host.startswith("127."):
         text += " to this computer only"
     if outside:
-        text += "\nFrom other computers: http://%s:%d/" % (outside, port)
-    return text + "\nPress Ctrl-C to stop."
+        text += "\nFrom other computers: " + url(outside, port)
+    return text + f"\nTime zone: UTC{datetime.now().astimezone().isoformat()[-6:]}\nPress Ctrl-C to stop."
 
 
-def outside_address() -> str:
-    """Return the address under which other computers see this one, or "" without a network.
+def url(host: str, port: int) -> str:
+    """Return the URL of a server; in it, an IPv6 address has brackets."""
+    return "http://%s:%d/" % ("[%s]" % host if ":" in host else host, port)
 
-    To connect a UDP socket sends nothing, but picks the address that it would send from. The
-    address that it is connected to is reserved for documentation.
+
+def outside_address(with_ipv6: bool) -> str:
+    """Return an address under which other computers reach this one, or "" without a network.
+
+    To connect a UDP socket sends nothing; it only chooses the address to send from. The first two
+    targets are reserved for documentation, and lead to the default route. Without a default route,
+    each network interface is tried with a multicast target, which leads to its own network.
     """
-    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))
-        return str(probe.getsockname()[0])
+    targets = [("192.0.2.1", 0), ("2001:db8::1", 0)]
+    with suppress(AttributeError, OSError):  # this system cannot list its interfaces
+        targets += [("224.0.0.1", index) for index, _ in socket.if_nameindex()]
+    for target, interface in [*targets, ("ff0e::1", 0)]:
+        family = socket.AF_INET6 if ":" in target else socket.AF_INET
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            if interface:
+                probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, struct.pack("8xi", interface))
+            probe.connect((target, 9))
+            address = str(probe.getsockname()[0])
+            is_local = address.startswith(("127.", "::1", "fe80:"))
+            if not is_local and (with_ipv6 or family == socket.AF_INET):
+                return address
     return ""
 
 
-def advice(error: OSError, host: str, port: int) -> str:
-    """Return why the server cannot listen there and, where possible, what to do about it."""
-    if isinstance(error, socket.gaierror):
-        return f"not an address or host name: {host!r} ({error.strerror})"
-    if error.errno == errno.EADDRINUSE:
-        option, other = f"--bind {host} " if host else "", port + 1 if port < 65535 else 8880
-        return f"port {port} is in use; try another one: python3 clock_server.py {option}{other}"
-    if error.errno == errno.EACCES and port < 1024:
-        return f"port {port} needs the right to use ports below 1024; try one above 1023"
-    return f"cannot listen on port {port} of {host or 'all interfaces'}: {os.strerror(error.errno or 0)}"
-
-
-def stay_on_one_core() -> socket.socket:
-    """Keep this process on one core, if possible not on that of another clock server.
-
-    Only one thread at a time runs Python, so a second core is no use, and costs a lot: each time a
-    thread hands over to one on another core, that core has to be woken. On two cores 16 clients got
-    15,000 responses a second, on one core 40,000. A UDP port marks a core as taken: only one process
-    can bind it, and the system frees it however that process ends. Return the socket of that port.
-    """
-    mark = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    has_lock = not hasattr(sys, "_is_gil_enabled") or sys._is_gil_enabled()
-    if has_lock and hasattr(os, "sched_setaffinity"):
-        for core in sorted(os.sched_getaffinity(0)):
-            with suppress(OSError):  # taken
-                mark.bind(("127.0.0.1", CORE_PORT + core))
-                break
-        with suppress(OSError):  # not allowed
-            os.sched_setaffinity(0, {core})
-    return mark
-
-
 def say(text: str) -> None:
-    """Print a text immediately, even if nobody can read it."""
-    with suppress(OSError):
-        print(text, flush=True)
-
-
-def stop(*_: object) -> None:
-    """Stop at the first signal and ignore later ones.
-
-    They are ignored by a function, not by SIG_IGN: Python would report a signal that came in just
-    before as an error.
-    """
-    for number in signal.SIGINT, signal.SIGTERM:
-        signal.signal(number, lambda *_: None)
-    raise KeyboardInterrupt
-
-
-def main(argv: list[str] | None = None) -> str | None:
-    """Serve until SIGINT or SIGTERM. Return None, or an error message for sys.exit."""
-    args = parse_arguments(argv)
-    handler = QuietHandler if args.quiet else ClockHandler
+    """Print a text at once, unless nobody reads standard output: a full pipe must not stop us."""
     try:
-        for number in signal.SIGINT, signal.SIGTERM:  # whoever started us may have ignored either
-            signal.signal(number, stop)
-        with ClockServer((args.bind, args.port), handler) as server, stay_on_one_core():
-            say(start_text(server.server_name, server.server_port))
-            server.serve_forever()
-    except KeyboardInterrupt:
-        say("Stopped.")
-    except OSError as error:
-        return "clock_server: " + advice(error, args.bind, args.port)
-    return None
+        can_write = bool(select.select([], [sys.stdout], [], 0)[1])
+    except (OSError, TypeError, ValueError):  # not a file; or Windows, where only sockets can be asked
+        can_write = True
+    if can_write:
+        with suppress(OSError, ValueError):  # a dead pipe, a full disk, a closed file
+            print(text)
+        flush(sys.stdout)
+
+
+def flush(stream: Any) -> None:
+    """Write what the stream holds. If that fails, drop it: Python would end with an error otherwise."""
+    with suppress(AttributeError, ValueError):  # there is no stream, or it is closed
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
