@@ -1142,8 +1142,8 @@ def stay_on_one_core() -> None:
     random, so that several servers spread over the cores.
     """
     if getattr(sys, "_is_gil_enabled", lambda: True)():  # not in a Python that runs threads at once
-        with suppress(OSError):  # the system does not allow it
-            if hasattr(os, "sched_getaffinity") and hasattr(os, "sched_setaffinity"):
+        with suppress(AttributeError, OSError):  # the system does not have these calls, or forbids them
+            if sys.platform == "linux":
                 cores = sorted(os.sched_getaffinity(0))
                 os.sched_setaffinity(0, {cores[os.urandom(1)[0] % len(cores)]})
 
