@@ -597,6 +597,7 @@ MAX_FIELDS = 100        # in a head, as in http.server, Apache and gunicorn
 SEND_BYTES = 40960      # of a response that the system buffers: fewer would slow down long pages
 MAX_CONNECTIONS = 512   # at once: half of the 1,024 files and sockets that Linux usually allows
 MAX_THREADS = 1024      # one for each connection, and as many that hang after theirs was evicted
+SPARE_BYTES = 1 << 24   # of memory, without which no further thread is started: the others need it
 REQUEST_SECONDS = 9     # from one complete head to the next: programs often ask every 5 or 10 s
 GRACE_SECONDS = 0.1     # before a connection may be evicted: requests follow connections sooner
 RETRY_SECONDS = 0.0005  # before we look for room again, when no connection may be evicted
@@ -916,8 +917,12 @@ class ClockServer(ThreadingHTTPServer):
         raise BlockingIOError("no room yet")
 
     def has_idle_thread(self) -> bool:
-        """Return whether a thread is idle; start one if none is. Raises RuntimeError if that fails."""
+        """Return whether a thread is idle; start one if none is.
+
+        Raises RuntimeError or MemoryError if the system has no more threads or memory.
+        """
         if not self.idle and len(self.threads) < MAX_THREADS:
+            bytearray(SPARE_BYTES)  # raises the MemoryError
             mailbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
             thread = threading.Thread(target=self.work, args=(mailbox,), daemon=True)
             thread.start()
@@ -998,8 +1003,8 @@ class ClockServer(ThreadingHTTPServer):
                 time.tzset()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print a traceback. Overridden to survive a log that cannot be written."""
-        with suppress(AttributeError, OSError, ValueError):
+        """Print a traceback. Overridden to survive if that fails, as when the log cannot be written."""
+        with suppress(Exception):
             super().handle_error(request, client_address)
 
     def server_close(self) -> None:
