@@ -50,11 +50,10 @@ from __future__ import annotations  # so that Python 3.8 accepts types such as l
 
 import argparse
 import base64
-import email
+import email.message
 import errno
 import functools
 import hashlib
-import http.client
 import io
 import os
 import queue
@@ -73,7 +72,7 @@ from datetime import datetime
 from email.utils import formatdate
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any, Iterable, NamedTuple
 
 # Pythons that are older than 3.8 stop at the next line, with a SyntaxError that shows it.
 assert (python := "3.8 or newer")
@@ -308,11 +307,11 @@ class ClockHandler(ClockPage):
     # rfile, from which a do_ method reads its body.
     raw_head: bytes  # its head as it was received
     head: Head  # what that says
-    parsed: tuple[bytes, http.client.HTTPMessage] = b"", http.client.HTTPMessage()  # see headers
+    parsed: tuple[bytes, email.message.Message] = b"", email.message.Message()  # see headers
 
     # For each response.
     status: int  # 0 before send_response
-    reason: str | None  # the reason phrase, or None for that of the standard
+    reason: str | None  # the reason phrase, or None for that of the inherited table, responses
     fields: list[tuple[str, str]]  # names and values of the fields that a do_ method has sent
     wfile: io.BytesIO  # collects the body
 
@@ -388,8 +387,13 @@ class ClockHandler(ClockPage):
         self.send_header("Content-Type", "text/plain; charset=utf-8")
         self.send_header("Connection", "close")
         self.end_headers()
-        text = f"{self.status} {reason_phrase(self.status)}" + (f": {message}" if message else "")
+        text = f"{self.status} {self.reason_phrase(self.status)}" + (f": {message}" if message else "")
         self.wfile.write(text.encode() + b"\n")
+
+    @classmethod
+    def reason_phrase(cls, status: int) -> str:
+        """Return the phrase for a status: "Not Found" for 404, for example."""
+        return cls.responses.get(status, ("Unknown",))[0]
 
     def finish_response(self) -> bytes:
         """Return the whole response, with the fields that the method has left out."""
@@ -416,11 +420,8 @@ class ClockHandler(ClockPage):
         Also return whether the connection must be closed after it, and whether the Content-Length
         that was sent is wrong. Raises Misuse if the head would not be valid.
         """
-        lines = {"date": field_line("Date", formatdate(now, usegmt=True))}  # by name in lower case
-        for name, value in cls.common_fields.items():
-            lines[name.lower()] = field_line(name, value)
-        for name in {name.lower() for name, _ in sent}:
-            lines[name] = b"".join(field_line(*field) for field in sent if field[0].lower() == name)
+        common = {"Date": formatdate(now, usegmt=True), **cls.common_fields}
+        lines = {**field_lines(common.items()), **field_lines(sent)}
         is_wrong = False
         if status == HTTPStatus.NO_CONTENT:
             lines.pop("content-length", None)  # RFC 9110 section 8.6
@@ -431,11 +432,12 @@ class ClockHandler(ClockPage):
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             lines.setdefault("allow", field_line("Allow", cls.allowed_methods()))
         # Connection says whether the connection persists (RFC 9112 section 9.3).
-        close = close or is_wrong or lines.get("connection", b"").lower() == b"connection: close\r\n"
+        close = (close or is_wrong or cls.protocol_version == "HTTP/1.0"
+                 or lines.get("connection", b"").lower() == b"connection: close\r\n")
         if close or version == "HTTP/1.0":
             lines["connection"] = field_line("Connection", "close" if close else "keep-alive")
-        head = status_line(cls.protocol_version, status, reason) + b"".join(lines.values()) + b"\r\n"
-        return head, close, is_wrong
+        first_line = status_line(cls.protocol_version, status, reason or cls.reason_phrase(status))
+        return first_line + b"".join(lines.values()) + b"\r\n", close, is_wrong
 
     @property
     def requestline(self) -> str:
@@ -539,11 +541,11 @@ class ClockHandler(ClockPage):
                 self.rfile = stream
 
     @property
-    def headers(self) -> http.client.HTTPMessage:
+    def headers(self) -> email.message.Message:
         """The fields of the request, for do_ methods. Overridden to parse them only if they are used."""
         if self.parsed[0] is not self.raw_head:
             section = self.raw_head.lstrip(b"\r\n").partition(b"\r\n")[2].decode("latin-1")
-            self.parsed = self.raw_head, email.message_from_string(section, http.client.HTTPMessage)
+            self.parsed = self.raw_head, email.message_from_string(section, self.MessageClass)
         return self.parsed[1]
 
 
@@ -696,16 +698,7 @@ def parse_head(head: bytes) -> Head:
         raise Refused(HTTPStatus.REQUEST_URI_TOO_LONG)
     if len(head) > HEAD_BYTES or section.count(b"\r\n") > MAX_FIELDS + 1:
         raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-    match = REQUEST_LINE.fullmatch(request_line)
-    if not match:
-        raise Refused(HTTPStatus.BAD_REQUEST, "malformed request line (RFC 9112 section 3)")
-    method, target, major, minor = match.groups()
-    if major != b"1":
-        raise Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
-                      "only HTTP/1.0 and HTTP/1.1 are supported (RFC 9110 section 15.6.6)")
-    version = "HTTP/1.0" if minor == b"0" else "HTTP/1.1"  # RFC 9110 section 2.5
-    if not is_target(target, method):
-        raise Refused(HTTPStatus.BAD_REQUEST, "malformed request target (RFC 9112 section 3.2)")
+    method, target, version = parse_request_line(request_line)
     fields = parse_fields(section)
     if not (is_host(fields[b"host"]) if b"host" in fields else version == "HTTP/1.0"):
         raise Refused(HTTPStatus.BAD_REQUEST, "Host missing, repeated or invalid (RFC 9112 section 3.2)")
@@ -714,9 +707,23 @@ def parse_head(head: bytes) -> Head:
         raise Refused(HTTPStatus.EXPECTATION_FAILED, "unsupported expectation (RFC 9110 section 10.1.1)")
     options = split_list(fields.get(b"connection", b""))  # RFC 9112 section 9.3
     wants_close = b"close" in options or (version == "HTTP/1.0" and b"keep-alive" not in options)
-    if target.startswith(b"//"):  # as a Location, "//host" would lead elsewhere: python/cpython#87389
+    return Head(method, target, version, body_length, wants_close)
+
+
+def parse_request_line(line: bytes) -> tuple[str, str, str]:
+    """Return the method, the target and the version, "HTTP/1.0" or "HTTP/1.1". Raises Refused."""
+    match = REQUEST_LINE.fullmatch(line)
+    if not match:
+        raise Refused(HTTPStatus.BAD_REQUEST, "malformed request line (RFC 9112 section 3)")
+    method, target, major, minor = match.groups()
+    if major != b"1":
+        raise Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
+                      "only HTTP/1.0 and HTTP/1.1 are supported (RFC 9110 section 15.6.6)")
+    if not is_target(target, method):
+        raise Refused(HTTPStatus.BAD_REQUEST, "malformed request target (RFC 9112 section 3.2)")
+    if target.startswith(b"//"):  # a redirection to "//host" would lead there: python/cpython#87389
         target = b"/" + target.lstrip(b"/")
-    return Head(method.decode(), target.decode(), version, body_length, wants_close)
+    return method.decode(), target.decode(), "HTTP/1.0" if minor == b"0" else "HTTP/1.1"
 
 
 def is_target(target: bytes, method: bytes) -> bool:
@@ -802,17 +809,20 @@ def field_line(name: str, value: str) -> bytes:
     return line + b"\r\n"
 
 
-def status_line(version: str, status: int, reason: str | None) -> bytes:
+def field_lines(fields: Iterable[tuple[str, str]]) -> dict[str, bytes]:
+    """Return the lines of these fields, by name in lower case. Raises Misuse."""
+    lines: dict[str, bytes] = {}
+    for name, value in fields:
+        lines[name.lower()] = lines.get(name.lower(), b"") + field_line(name, value)
+    return lines
+
+
+def status_line(version: str, status: int, reason: str) -> bytes:
     """Return the status line of a response (RFC 9112 section 4). Raises Misuse if it is malformed."""
-    line = f"{version} {status} {reason or reason_phrase(status)}".encode("latin-1")
+    line = f"{version} {status} {reason}".encode("latin-1")
     if not 200 <= status <= 599 or not re.fullmatch(FIELD_VALUE, line):
         raise Misuse(f"malformed status line: {line!r}")
     return line + b"\r\n"
-
-
-def reason_phrase(status: int) -> str:
-    """Return the standard's phrase for a status: "Not Found" for 404, for example."""
-    return http.client.responses.get(status, "Unknown")
 
 
 # --- The server ----------------------------------------------------------------------------------
