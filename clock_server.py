@@ -1,21 +1,16 @@
 #!/usr/bin/env python3
 """A web server in one file. Every URL it serves is a page with the current time.
 
-    python3 clock_server.py            serve on port 8880 until Ctrl-C
-    python3 clock_server.py --help     show the options
+    python3 clock_server.py     serve on port 8880 until Ctrl-C; --help shows the options
 
 Read this file from top to bottom. The first chapter is a complete small server: a function that
-writes a page, a class that sends it, and a line that starts it. The second chapter lists what
-strangers can do to that server. Each chapter after it begins with something they do, as a command
-that you can type, and then shows the cure. At the end you have a server that you can leave running
-where strangers can reach it.
+writes a page, a class that sends it, and a line that starts it. The second one lists what strangers
+can do to that server. Each chapter after it begins with something they do, as a command that you can
+type, and then shows the cure. The result is a server that you can leave running where they reach it.
 
-
-What travels over the wire
-
-A client, such as a browser, opens a connection to the server: a stream of bytes in each direction.
-The server waits for connections at a port, a number that says which program on the machine is
-meant. On the connection, the client sends a request. It is text:
+What travels over the wire: a client, such as a browser, opens a connection to a server, a stream of
+bytes in each direction. A port, here 8880, is the number by which a machine knows which of its
+programs is meant. On the connection, the client sends a request. It is text:
 
     GET /any/path HTTP/1.1              the request line: method, target, version
     Host: localhost:8880                the header section: one field per line,
@@ -26,26 +21,20 @@ The server sends a response back on the same connection:
 
     HTTP/1.1 200 OK                     the status line: version, status, reason phrase
     Content-Type: text/html             the header section
-    Content-Length: 4217                the number of bytes in the body
+    Content-Length: 4942                the number of bytes in the body
                                         an empty line ends the header section
     <!DOCTYPE html>...                  the body
 
-Every line before the body ends with two bytes, a carriage return and a line feed. The standards
-write them CRLF, and Python "\\r\\n". The standards are RFC 9110, which says what requests and
-responses mean, and RFC 9112, which says how they are written. You find them at
-https://www.rfc-editor.org/rfc/rfc9110 and /rfc9112.
-
-A few more words are used throughout:
+Every line before the body ends with two bytes, a carriage return and a line feed: CRLF in the
+standards, "\\r\\n" in Python. The standards are RFC 9110, on what requests and responses mean, and
+RFC 9112, on how they are written: https://www.rfc-editor.org/rfc/rfc9112. A few more words:
 
     method        what a request asks for: GET a page, HEAD the response to a GET without its body;
                   POST sends a body to the server. Python's methods are always named: do_GET
     field         a line of the header section; Python's names say "header" instead
     head          of a request or a response: everything before the body
-    persistent    a connection that stays open for further requests
     inherited     comes from a class of the standard library, and is not shown in this file
 """
-# mypy: disable-error-code="override"
-# (That is for type checkers: here, some inherited attributes become properties.)
 from __future__ import annotations  # so that Python 3.8 accepts types such as list[bytes]
 
 import argparse
@@ -62,7 +51,6 @@ import select
 import signal
 import socket
 import socketserver
-import struct
 import sys
 import threading
 import time
@@ -74,16 +62,14 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Iterable, NamedTuple
 
-# Pythons that are older than 3.8 stop at the next line, with a SyntaxError that shows it.
-assert (python := "3.8 or newer")
 __version__ = "3.0.0"
+assert (python := "3.8 or newer")  # Older ones stop here, with a SyntaxError that shows this line.
 
 
 # --- The clock -----------------------------------------------------------------------------------
 #
-# This chapter is a whole program. The page carries its style, its script and its icon with it; they
-# are strings in the chapter "The looks". The script makes the clock tick. Without the script, the
-# page shows the time of the request.
+# This chapter is a whole program. Only the style, the script and the icon of the page are elsewhere,
+# in "The looks". The script makes the clock tick; without it, the page shows the time of the request.
 
 def render_page(now: datetime) -> bytes:
     """Return the page for the time `now`, an aware datetime, encoded in UTF-8."""
@@ -109,13 +95,13 @@ def render_page(now: datetime) -> bytes:
 """.encode()
 
 
-# For each connection, the server makes an object of the following class, a handler. The inherited
-# part of the handler reads a request from the connection and calls do_GET if its method is GET.
+# For each connection, the server makes an object of the next class, a handler. Its inherited part
+# reads the requests on the connection, and calls do_GET if the method of the request is GET.
 
 class ClockPage(BaseHTTPRequestHandler):
     """Answers every GET request with the page, whatever its target is."""
 
-    protocol_version = "HTTP/1.1"  # makes connections persistent; the default is HTTP/1.0
+    protocol_version = "HTTP/1.1"  # connections are persistent: they stay open for further requests
 
     def do_GET(self) -> None:
         """Send the page, generated for this request."""
@@ -124,16 +110,17 @@ class ClockPage(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(page)))
         self.end_headers()
-        self.wfile.write(page)  # wfile is what is written to the connection
+        self.wfile.write(page)  # what is written to wfile is sent on the connection
 
 
-# That is the small server. To start it, type this in the folder of this file,
+# That is the small server. To start it, type this (without the $) in the folder of this file:
 #
-#     python3 -c "from clock_server import *
-#     ThreadingHTTPServer(('', 8880), ClockPage).serve_forever()"
+#     $ python3 -c "from clock_server import *; ThreadingHTTPServer(('', 8880), ClockPage).serve_forever()"
 #
-# and open http://localhost:8880/ in a browser. For each request, the server prints a line: its log.
-# To see the wire, type `curl -v http://localhost:8880/` in a second terminal.
+# and open http://localhost:8880/ in a browser. For each request, the server prints a line: together
+# they are called its log. To see the bytes that travel, type this in a second terminal:
+#
+#     $ curl -v http://localhost:8880/
 
 
 # --- What strangers do to it ---------------------------------------------------------------------
@@ -723,7 +710,8 @@ def parse_request_line(line: bytes) -> tuple[str, str, str]:
         raise Refused(HTTPStatus.BAD_REQUEST, "malformed request target (RFC 9112 section 3.2)")
     if target.startswith(b"//"):  # a redirection to "//host" would lead there: python/cpython#87389
         target = b"/" + target.lstrip(b"/")
-    return method.decode(), target.decode(), "HTTP/1.0" if minor == b"0" else "HTTP/1.1"
+    version = "HTTP/1.0" if minor == b"0" else "HTTP/1.1"  # RFC 9110 section 2.5
+    return method.decode(), target.decode(), version
 
 
 def is_target(target: bytes, method: bytes) -> bool:
@@ -1195,7 +1183,8 @@ def outside_address(with_ipv6: bool) -> str:
         family = socket.AF_INET6 if ":" in target else socket.AF_INET
         with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             if interface:
-                probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, struct.pack("8xi", interface))
+                option = bytes(8) + interface.to_bytes(4, sys.byteorder)  # an ip_mreqn, see ip(7)
+                probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, option)
             probe.connect((target, 9))
             address = str(probe.getsockname()[0])
             is_local = address.startswith(("127.", "::1", "fe80:"))
@@ -1224,6 +1213,9 @@ def flush(stream: Any) -> None:
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
+
+# For the type checker mypy: some inherited attributes are properties here.
+# mypy: disable-error-code="override"
 
 if __name__ == "__main__":
     main()
