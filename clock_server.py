@@ -1176,18 +1176,20 @@ def outside_address(with_ipv6: bool) -> str:
     targets are reserved for documentation, and lead to the default route. Without a default route,
     each network interface is tried with a multicast target, which leads to its own network.
     """
-    targets = [("192.0.2.1", 0), ("2001:db8::1", 0)]
+    probes: list[tuple[int, str, Any]] = [
+        (socket.AF_INET, "192.0.2.1", None), (socket.AF_INET6, "2001:db8::1", None)]
     with suppress(AttributeError, OSError):  # this system cannot list its interfaces
-        targets += [("224.0.0.1", index) for index, _ in socket.if_nameindex()]
-    for target, interface in [*targets, ("ff0e::1", 0)]:
-        family = socket.AF_INET6 if ":" in target else socket.AF_INET
+        for number, _ in socket.if_nameindex():
+            ip_mreqn = bytes(8) + number.to_bytes(4, sys.byteorder)  # see the manual page ip(7)
+            probes += [(socket.AF_INET, "224.0.0.1", (socket.IPPROTO_IP, socket.IP_MULTICAST_IF, ip_mreqn)),
+                       (socket.AF_INET6, "ff0e::1", (socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, number))]
+    for family, target, option in probes:
         with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-            if interface:
-                option = bytes(8) + interface.to_bytes(4, sys.byteorder)  # an ip_mreqn, see ip(7)
-                probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, option)
+            if option:
+                probe.setsockopt(*option)
             probe.connect((target, 9))
             address = str(probe.getsockname()[0])
-            is_local = address.startswith(("127.", "::1", "fe80:"))
+            is_local = address.startswith(("127.", "0.0.0.0", "::", "fe80:"))
             if not is_local and (with_ipv6 or family == socket.AF_INET):
                 return address
     return ""
