@@ -253,6 +253,7 @@ def csp_hash(text: str) -> str:
 # It collects the whole response before it sends it. So half a response can still be replaced by an
 # error response, what a method left out can be added, and one write is faster than two.
 
+LOG_LOCK = threading.Lock()  # held by the thread that writes to the log
 BODILESS = {204, 205, 304}  # these statuses have no body: RFC 9110 sections 15.3.5, 15.3.6, 15.4.5
 
 
@@ -435,15 +436,21 @@ class ClockHandler(ClockPage):
     def log_message(self, format: str, *args: object) -> None:
         """Write a line to the log, in the format of http.server.
 
-        Overridden to escape control characters, to cut long lines, and to survive a log that cannot
-        be written.
+        Overridden to escape control characters, to cut long lines, and to go on if the log cannot be
+        written. If nobody reads it, one thread waits until somebody does, and the others drop lines.
         """
         message = (format % args).encode("unicode_escape").decode()
         if len(message) > LOG_CHARACTERS:
             message = message[:LOG_CHARACTERS] + "..." + message[-7:]  # the end is '" 200 -'
-        with suppress(AttributeError, OSError, ValueError):  # stderr is None, unwritable or closed
-            sys.stderr.write(f"{self.address_string()} - - [{self.log_date_time_string()}] {message}\n")
-            sys.stderr.flush()
+        line = f"{self.address_string()} - - [{self.log_date_time_string()}] {message}\n"
+        if LOG_LOCK.acquire(timeout=LOG_SECONDS):
+            try:
+                sys.stderr.write(line)
+                sys.stderr.flush()
+            except (AttributeError, OSError, ValueError):  # stderr is None, unwritable or closed
+                pass
+            finally:
+                LOG_LOCK.release()
 
     # --- The connections -------------------------------------------------------------------------
     #
@@ -594,6 +601,7 @@ LOOK_SECONDS = 0.5      # between two looks for connections past their deadline
 POLL_SECONDS = 0.1      # between two looks for a signal that stops the server
 STOP_SECONDS = 0.4      # for the threads to end
 LOG_CHARACTERS = 200    # in a line of the log, besides the address and the date
+LOG_SECONDS = 1         # for another thread that writes to the log: longer than a disk needs
 
 
 # --- The grammar ---------------------------------------------------------------------------------
