@@ -672,7 +672,7 @@ def length_of_head(received: bytes | bytearray, known: int) -> int:
         return end + 4
     line_has_ended = received.find(b"\n", known) >= 0
     first_line_end = received.find(b"\n", 2) if line_has_ended else -1  # an empty line may come first
-    if (len(received) > HEAD_BYTES
+    if (len(received) > HEAD_BYTES + 2
             or first_line_end >= 0 and received.find(b" HTTP/", 0, first_line_end) < 0
             or line_has_ended and BARE_LINE_FEED.search(received, known)):
         return len(received)
