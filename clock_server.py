@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""A web server in one file. Every URL it serves is a page with the current time.
+r"""A web server in one file. Every URL it serves is a page with the current time.
 
     python3 clock_server.py     serve on port 8880 until Ctrl-C; --help shows the options
 
 Read this file from top to bottom. The first chapter is a complete small server: a function that
 writes a page, a class that sends it, and a line that starts it. The second one lists what strangers
-can do to that server. Each chapter after it begins with something they do, as a command that you can
-type, and then shows the cure. The result is a server that you can leave running where they reach it.
+do to that server. Each later chapter, except "The looks", begins with one of these attacks, a command
+that you can type, and then shows the cure. In the end you have a server that you can leave running.
 
 What travels over the wire: a client, such as a browser, opens a connection to a server, a stream of
 bytes in each direction. A port, here 8880, is the number by which a machine knows which of its
@@ -26,12 +26,12 @@ The server sends a response back on the same connection:
     <!DOCTYPE html>...                  the body
 
 Every line before the body ends with two bytes, a carriage return and a line feed: CRLF in the
-standards, "\\r\\n" in Python. The standards are RFC 9110, on what requests and responses mean, and
+standards, "\r\n" in Python. The standards are RFC 9110, on what requests and responses mean, and
 RFC 9112, on how they are written: https://www.rfc-editor.org/rfc/rfc9112. A few more words:
 
     method        what a request asks for: GET a page, HEAD the response to a GET without its body;
-                  POST sends a body to the server. Python's methods are always named: do_GET
-    field         a line of the header section; Python's names say "header" instead
+                  POST sends a body to the server. A method of a class is called by its name: do_GET
+    field         a line of the header section; names in Python say "header" instead
     head          of a request or a response: everything before the body
     inherited     comes from a class of the standard library, and is not shown in this file
 """
@@ -63,7 +63,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Iterable, NamedTuple
 
 __version__ = "3.0.0"
-assert (python := "3.8 or newer")  # Older ones stop here, with a SyntaxError that shows this line.
+assert (python := "3.8 or newer")  # := is new in 3.8; older ones stop here and show this line
 
 
 # --- The clock -----------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ assert (python := "3.8 or newer")  # Older ones stop here, with a SyntaxError th
 # in "The looks". The script makes the clock tick; without it, the page shows the time of the request.
 
 def render_page(now: datetime) -> bytes:
-    """Return the page for the time `now`, an aware datetime, encoded in UTF-8."""
+    """Return the page for the time `now`, which must know its time zone, encoded in UTF-8."""
     stamp = now.isoformat(timespec="milliseconds")  # for example 2026-11-24T06:27:12.345+01:00
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -113,20 +113,21 @@ class ClockPage(BaseHTTPRequestHandler):
         self.wfile.write(page)  # what is written to wfile is sent on the connection
 
 
-# That is the small server. To start it, type this (without the $) in the folder of this file:
+# That is the small server. To start it in the folder of this file, type what follows the $:
 #
 #     $ python3 -c "from clock_server import *; ThreadingHTTPServer(('', 8880), ClockPage).serve_forever()"
 #
-# and open http://localhost:8880/ in a browser. For each request, the server prints a line: together
-# they are called its log. To see the bytes that travel, type this in a second terminal:
+# ('' stands for every network of this machine) and open http://localhost:8880/ in a browser. For each
+# request, the server prints a line to its log, here the terminal. To see the text that travels, type
+# this in a second terminal:
 #
 #     $ curl -v http://localhost:8880/
 
 
 # --- What strangers do to it ---------------------------------------------------------------------
 #
-# Among friends, the small server is all you need. On an open network it meets programs that are
-# slow, broken or malicious. This is what they do to it, and the chapter that shows the cure:
+# Among friends, the small server is all you need. On an open network it meets strangers, whose
+# programs are slow, broken or malicious. This is what they do to it, and the chapter with the cure:
 #
 #     write a lie into its log                                   The responses
 #     leave in the middle, so that it prints a traceback         The connections
@@ -137,10 +138,12 @@ class ClockPage(BaseHTTPRequestHandler):
 #     want the same port                                         The command
 #
 # Keep the small server running in one terminal, and type the commands of these chapters in another
-# one; Ctrl-C ends a command that waits. Later, run `python3 clock_server.py` instead, and type them
-# again. (On Windows, use a shell of Unix, as in WSL.)
+# one. If a command has several lines, leave out the > before the others, too; it is what the shell
+# shows when it expects more. Ctrl-C ends a command that waits. Then run `python3 clock_server.py`
+# instead of the small server, and type the commands again. (On Windows, use the shell of WSL.)
 #
-# In this file, a client is a program, and a visitor is a person who looks at the page in a browser.
+# From here on, a client is a program that sends requests, a visitor is a person who looks at the page
+# in a browser, and the operator is the person who runs the server.
 
 
 # --- The looks -----------------------------------------------------------------------------------
@@ -160,7 +163,7 @@ h1 { margin: 0 auto; font-size: 1em; font-weight: 500; line-height: 1.2;
      font-variant-numeric: tabular-nums;  /* All digits have one width: the text does not shake. */
      white-space: pre-wrap;  /* This keeps both blanks before a day of one digit. */
      /* A narrow window has room for the 13 characters from the hour to the year. So the first line
-        is the date; balance prevents that the time joins it in a typeface with a narrow 1. */
+        is the date. Without balance, the hour would fit beside it in a typeface with a narrow 1. */
      max-width: 13ch; text-wrap: balance; }
 @media (min-width: 40em) { h1 { max-width: none; white-space: pre; } }  /* One line has room. */
 p { display: inline-block; margin: 0.8em 0 0; padding-top: 0.6em;
@@ -245,8 +248,8 @@ def csp_hash(text: str) -> str:
 #     $ printf 'GET / HTTP/1.1" 200 -\r\n\r\n' | nc localhost 8880
 #
 # But its log has the line  "GET / HTTP/1.1" 200 -" 400 -  and a program that reads up to the second
-# quotation mark sees a request that was answered with 200. The cure is to escape what comes from
-# the client, and to cut it, because a request line of 64 KB would soon fill the disk.
+# quotation mark sees a request that was answered with 200. The cure is to replace quotation marks and
+# control characters, and to cut long lines, which would soon fill the disk. Then the log says %22.
 #
 # The class of this chapter and the next is ClockHandler. It sends the same page as ClockPage, but to
 # strangers: it answers the other methods, protects visitors with further fields, and reports errors.
@@ -254,16 +257,19 @@ def csp_hash(text: str) -> str:
 # error response, what a method left out can be added, and one write is faster than two.
 
 LOG_LOCK = threading.Lock()  # held by the thread that writes to the log
-BODILESS = {204, 205, 304}  # these statuses have no body: RFC 9110 sections 15.3.5, 15.3.6, 15.4.5
+BODILESS = {204, 205, 304}  # statuses without a body: RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5
 
 
 class Misuse(Exception):
-    """A do_ method has sent something that is not a valid response."""
+    """A do_ method has not sent one valid response. The argument says why."""
 
 
 @functools.lru_cache(maxsize=1)
-def page_of_second(second: int) -> tuple[bytes, bytes, bytes]:
-    """Return the page for a full second since 1970 in three parts: before, ".000" and after."""
+def split_page(second: int) -> tuple[bytes, bytes, bytes]:
+    """Return what stands before the milliseconds of the page, ".000", and what stands after them.
+
+    `second` is the time in full seconds since 1970.
+    """
     return render_page(datetime.fromtimestamp(second).astimezone()).partition(b".000")
 
 
@@ -283,35 +289,38 @@ class ClockHandler(ClockPage):
         f"default-src 'none'; img-src data:; style-src {csp_hash(STYLE)}; "
         f"script-src {csp_hash(SCRIPT)}; connect-src 'self'; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'",
-        "Referrer-Policy": "no-referrer",  # a link in a page of yours does not tell where it stands
+        "Referrer-Policy": "no-referrer",  # sites that a page links to do not learn its address
         "X-Content-Type-Options": "nosniff",  # browsers must not guess another Content-Type
     }
 
-    # For each connection. Inherited: connection, the socket that connects us to the client;
-    # client_address; and close_connection, whether the current response is the last one.
+    # The state of a connection. Inherited are connection (its socket, the object that sends and
+    # receives), client_address, and close_connection (whether the current response is the last one).
     server: ClockServer
 
-    # For each request. Inherited: command, its method; path, its target; request_version; and
-    # rfile, from which a do_ method reads its body.
-    raw_head: bytes  # its head as it was received
-    head: Head  # what that says
-    parsed: tuple[bytes, email.message.Message] = b"", email.message.Message()  # see headers
+    # The state of a request. Inherited are command (its method), path (its target), request_version,
+    # and rfile (from which a do_ method reads the body of the request, if there is one).
+    raw_head: bytes  # the head as it was received
+    request_head: RequestHead  # what that says
+    headers_cache: tuple[bytes, email.message.Message] = b"", email.message.Message()  # for headers
 
-    # For each response.
+    # The state of a response.
     status: int  # 0 before send_response
-    reason: str | None  # the reason phrase, or None for that of the inherited table, responses
-    fields: list[tuple[str, str]]  # names and values of the fields that a do_ method has sent
-    wfile: io.BytesIO  # collects the body
+    reason: str | None  # the reason phrase, or None for the usual one
+    fields: list[tuple[str, str]]  # names and values of the fields that send_header has added
+    wfile: io.BytesIO  # the body
 
     def do_GET(self) -> None:
-        """Send the page. Overridden for speed: only the milliseconds are new for each request."""
+        """Send the page.
+
+        Overridden for speed: all but the milliseconds is the same for all requests of a second.
+        """
         second, fraction = divmod(time.time(), 1)
-        before, _, after = page_of_second(int(second))
+        before, _, after = split_page(int(second))
         self.send_page(before + b".%03d" % (1000 * fraction) + after)
 
     def send_page(self, page: bytes, content_type: str = "text/html; charset=utf-8",
                   status: int = 200) -> None:
-        """Send a complete response; complete_head adds the Content-Length."""
+        """Send a complete response; complete_head will add its length."""
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.end_headers()
@@ -331,8 +340,8 @@ class ClockHandler(ClockPage):
         """Answer that this method is not allowed here (RFC 9110 section 15.5.6)."""
         self.send_error(HTTPStatus.METHOD_NOT_ALLOWED)
 
-    # PUT, DELETE and PATCH would change something, TRACE would echo the request, and CONNECT would
-    # use the server as a proxy. None of this makes sense for a clock.
+    # PUT, DELETE and PATCH would change something, TRACE would send the request back, and CONNECT
+    # would connect the client to another server. None of this makes sense for a clock.
     do_POST = do_PUT = do_DELETE = do_PATCH = do_TRACE = do_CONNECT = refuse
 
     @classmethod
@@ -342,7 +351,7 @@ class ClockHandler(ClockPage):
                          and getattr(cls, name) is not ClockHandler.refuse)
 
     def begin_response(self) -> None:
-        """Discard what has been collected of a response."""
+        """Start to collect a response; what has been collected before is discarded."""
         self.status, self.reason, self.fields, self.wfile = 0, None, [], io.BytesIO()
 
     def send_response(self, code: int, message: str | None = None) -> None:
@@ -388,44 +397,45 @@ class ClockHandler(ClockPage):
         if not self.status:
             raise Misuse("the method sent no response")
         body = b"" if self.status in BODILESS else self.wfile.getvalue()
-        length = len(body) if body or self.command != "HEAD" else None  # a do_HEAD may not know it
-        close = (self.close_connection or self.head.wants_close or self.head.body_length != 0
-                 or self.server.crowded)
-        head, self.close_connection, is_wrong = self.complete_head(
+        # A do_HEAD need not know the length; 304 stands for a response that has another one.
+        is_unknown = self.status == HTTPStatus.NOT_MODIFIED or (self.command == "HEAD" and not body)
+        close = (self.close_connection or self.request_head.wants_close
+                 or self.request_head.body_length != 0  # the body would be read as the next request
+                 or self.server.crowded)  # another client waits for this connection
+        response_head, self.close_connection, length_was_wrong = self.complete_head(
             int(time.time()), self.request_version, self.status, self.reason,
-            tuple(self.fields), length, close)
-        if is_wrong:
-            self.log_error("wrong Content-Length sent: the body has %s bytes", length)
-        return head if self.command == "HEAD" else head + body
+            tuple(self.fields), None if is_unknown else len(body), close)
+        if length_was_wrong:
+            self.log_error("wrong Content-Length: the body has %s bytes", len(body))
+        return response_head if self.command == "HEAD" else response_head + body
 
     @classmethod
-    @functools.lru_cache(maxsize=64)  # most responses of a second have the same head
+    @functools.lru_cache(maxsize=64)  # the responses of a second have the same few heads
     def complete_head(cls, now: int, version: str, status: int, reason: str | None,
-                      sent: tuple[tuple[str, str], ...], length: int | None,
+                      added: tuple[tuple[str, str], ...], length: int | None,
                       close: bool) -> tuple[bytes, bool, bool]:
-        """Return the head of a response: the status line, the fields that were sent, and the others.
+        """Return the head of a response: the status line, the fields that were added, and the others.
 
-        Also return whether the connection must be closed after it, and whether the Content-Length
-        that was sent is wrong. Raises Misuse if the head would not be valid.
+        Also return whether the connection must be closed after it, and whether a Content-Length was
+        added that is wrong. Raises Misuse if the head would be malformed.
         """
         common = {"Date": formatdate(now, usegmt=True), **cls.common_fields}
-        lines = {**field_lines(common.items()), **field_lines(sent)}
-        is_wrong = False
+        lines = {**field_lines(common.items()), **field_lines(added)}
+        length_was_wrong = False
         if status == HTTPStatus.NO_CONTENT:
             lines.pop("content-length", None)  # RFC 9110 section 8.6
-        elif length is not None and status != HTTPStatus.NOT_MODIFIED and "transfer-encoding" not in lines:
-            line = field_line("Content-Length", str(length))  # without it, the body has no end
-            is_wrong = lines.get("content-length", line).lower() != line.lower()
-            lines["content-length"] = line
+        elif length is not None and "transfer-encoding" not in lines:
+            right = field_line("Content-Length", str(length))  # without it, the body has no end
+            length_was_wrong = lines.get("content-length", right).lower() != right.lower()
+            lines["content-length"] = right
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             lines.setdefault("allow", field_line("Allow", cls.allowed_methods()))
-        # Connection says whether the connection persists (RFC 9112 section 9.3).
-        close = (close or is_wrong or cls.protocol_version == "HTTP/1.0"
+        close = (close or length_was_wrong or cls.protocol_version == "HTTP/1.0"
                  or lines.get("connection", b"").lower() == b"connection: close\r\n")
-        if close or version == "HTTP/1.0":
+        if close or version == "HTTP/1.0":  # RFC 9112 section 9.3
             lines["connection"] = field_line("Connection", "close" if close else "keep-alive")
         first_line = status_line(cls.protocol_version, status, reason or cls.reason_phrase(status))
-        return first_line + b"".join(lines.values()) + b"\r\n", close, is_wrong
+        return first_line + b"".join(lines.values()) + b"\r\n", close, length_was_wrong
 
     @property
     def requestline(self) -> str:
@@ -462,13 +472,14 @@ class ClockHandler(ClockPage):
     #     > connection.recv(1)"
     #
     # The small server prints a traceback of some twenty lines, as if something were wrong with it.
-    # But clients may leave: then there is nobody to answer, and nothing to report.
+    # But clients may leave: then there is nobody to answer, and nothing to report. So clock_server.py
+    # prints no traceback.
     #
     # The rest of the class serves one connection. The inherited method handle() calls
-    # handle_one_request again and again, which makes three steps: read_head receives the head of
-    # a request, call_method checks it and calls the do_ method, and finish_response, which you know,
+    # handle_one_request again and again. It makes three steps: read_head receives the head of a
+    # request; call_method checks it and calls the do_ method; and finish_response, which you know,
     # returns what is then sent in one piece. If the do_ method fails, the client still gets a whole
-    # response, with status 500, and the operator a traceback.
+    # response, with status 500, and the operator gets a traceback.
 
     def handle_one_request(self) -> None:
         """Answer one request. Raises an OSError if the client leaves.
@@ -477,21 +488,21 @@ class ClockHandler(ClockPage):
         valid, and because the whole response is sent at once.
         """
         self.raw_head = self.read_head()
-        self.server.renew_deadline(self.connection)
+        self.server.renew_deadline(self.connection)  # for the response: see "The server"
         try:
             self.call_method()
             response = self.finish_response()
         except ClientLeft:
             raise
-        except BaseException as error:  # a bug; even sys.exit() in do_GET must not end this thread
+        except BaseException as error:  # even sys.exit() in a do_ method must not end the server
             self.server.handle_error(self.connection, self.client_address)
             message = str(error) if isinstance(error, Misuse) else None
             self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, message)
             response = self.finish_response()
         self.connection.sendall(response)
         self.log_request(self.status)
-        if self.head.wants_close and self.head.body_length == 0:
-            self.server.close_request(self.connection)  # nothing can follow: do not linger (see there)
+        if self.request_head.wants_close and self.request_head.body_length == 0:
+            self.server.close_request(self.connection)  # at once, since the client sends nothing more
 
     def read_head(self) -> bytes:
         """Return the next head, with the empty line that ends it; leave what follows in rfile.
@@ -501,29 +512,32 @@ class ClockHandler(ClockPage):
         """
         received, length = bytearray(), 0
         while not length:
-            piece = self.rfile.peek()  # type: ignore[attr-defined]  # waits for the first byte
+            # peek returns what has come, or waits for it, and leaves it in rfile.
+            piece = self.rfile.peek()  # type: ignore[attr-defined]
             if not piece:
                 raise ClientLeft("before its request was complete")
             known = len(received)
             received += piece
             length = length_of_head(received, known)
-            self.rfile.read((length or len(received)) - known)
+            self.rfile.read((length or len(received)) - known)  # take what belongs to the head
         return bytes(received[:length])
 
     def call_method(self) -> None:
         """Parse the head, and call the do_ method for it, or else send an error response."""
         self.begin_response()
-        error: tuple[Any, ...] = ()
+        refusal: tuple[Any, ...] = ()
         try:
-            self.head = parse_head(self.raw_head)
+            self.request_head = parse_head(self.raw_head)
         except Refused as refused:
-            error = refused.args
-            command = self.requestline.partition(" ")[0]  # even this response to HEAD has no body
-            self.head = Head(command, "", "HTTP/1.1", body_length=None, wants_close=True)
-        self.command, self.path, self.request_version, body_length, self.close_connection = self.head
+            refusal = refused.args
+            # finish_response needs a head. Even an error response to HEAD has no body.
+            command = self.requestline.partition(" ")[0]
+            self.request_head = RequestHead(command, "", "HTTP/1.1", body_length=None, wants_close=True)
+        (self.command, self.path, self.request_version,
+         body_length, self.close_connection) = self.request_head
         method = getattr(self, "do_" + self.command, None)
-        if error:
-            self.send_error(*error)
+        if refusal:
+            self.send_error(*refusal)
         elif not method:
             self.send_error(HTTPStatus.NOT_IMPLEMENTED)
         else:
@@ -537,10 +551,10 @@ class ClockHandler(ClockPage):
     @property
     def headers(self) -> email.message.Message:
         """The fields of the request, for do_ methods. Overridden to parse them only if they are used."""
-        if self.parsed[0] is not self.raw_head:
+        if self.headers_cache[0] is not self.raw_head:
             section = self.raw_head.lstrip(b"\r\n").partition(b"\r\n")[2].decode("latin-1")
-            self.parsed = self.raw_head, email.message_from_string(section, self.MessageClass)
-        return self.parsed[1]
+            self.headers_cache = self.raw_head, email.message_from_string(section, self.MessageClass)
+        return self.headers_cache[1]
 
 
 class ClientLeft(ConnectionAbortedError):
@@ -550,7 +564,8 @@ class ClientLeft(ConnectionAbortedError):
 class Body(io.RawIOBase):
     """The body of a request: the next bytes of a stream, `length` of them and no more.
 
-    The length None means a chunked body. It is not decoded, and ends where the client stops.
+    The length None means a chunked body, which is sent in pieces, each after its length. It is not
+    decoded, and ends where the client stops sending.
     """
 
     def __init__(self, stream: io.BufferedIOBase, length: int | None) -> None:
@@ -583,25 +598,28 @@ class Body(io.RawIOBase):
 #
 #     $ printf 'GET / HTTP/1.1\r\n' | nc localhost 8880
 #
-# The small server waits for the rest forever, and so does nc. The connection, and a thread of the
-# server, are lost to everybody else. Whatever a client can have without limit, some client will
-# take, by mistake or on purpose. So these are the limits, each with its reason. Change them here;
-# there are no options for them. To evict a connection means to close it before its client is done.
+# The small server waits for the rest forever, and so does nc. Whatever a client can have without
+# limit, some client will take, by mistake or on purpose. So each request gets a deadline: after nine
+# seconds, clock_server.py closes the connection, and nc ends.
+#
+# These are the deadline and the other limits, each with its reason. Change them here; there are no
+# options for them. To evict a connection means to close it before its client is done. A thread is a
+# part of a program that runs beside the others; each connection is served by one.
 
 HEAD_BYTES = 65536      # in a head: browsers send the cookies of all programs on "localhost"
 MAX_FIELDS = 100        # in a head, as in http.server, Apache and gunicorn
-SEND_BYTES = 40960      # of a response that the system buffers: fewer would slow down long pages
+SEND_BYTES = 40960      # of a response that the system keeps until the client reads them
 MAX_CONNECTIONS = 512   # at once: half of the 1,024 files and sockets that Linux usually allows
-MAX_THREADS = 1024      # one for each connection, and as many that hang after theirs was evicted
-SPARE_BYTES = 1 << 24   # of memory, without which no further thread is started: the others need it
-REQUEST_SECONDS = 9     # from one complete head to the next: programs often ask every 5 or 10 s
-GRACE_SECONDS = 0.1     # before a connection may be evicted: requests follow connections sooner
+MAX_THREADS = 1024      # twice as many, because the thread of an evicted connection may hang
+SPARE_BYTES = 1 << 24   # of memory that must be free to start a thread, so that the others have some
+REQUEST_SECONDS = 9     # from one complete head to the next; programs often ask every 5 or 10 s
+GRACE_SECONDS = 0.1     # before a connection may be evicted; a request usually follows at once
 RETRY_SECONDS = 0.0005  # before we look for room again, when no connection may be evicted
 LOOK_SECONDS = 0.5      # between two looks for connections past their deadline
 POLL_SECONDS = 0.1      # between two looks for a signal that stops the server
 STOP_SECONDS = 0.4      # for the threads to end
 LOG_CHARACTERS = 200    # in a line of the log, besides the address and the date
-LOG_SECONDS = 1         # for another thread that writes to the log: longer than a disk needs
+LOG_SECONDS = 1         # to wait while another thread writes to the log; a disk needs less
 
 
 # --- The grammar ---------------------------------------------------------------------------------
@@ -612,15 +630,16 @@ LOG_SECONDS = 1         # for another thread that writes to the log: longer than
 #     >     'GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n' | nc localhost 8880
 #
 # The small server does not read the body of a GET, takes it for the next request, and sends two
-# responses. A proxy in front of it has seen, and checked, only one request. Whenever two programs
-# read the same bytes differently, one request can be smuggled inside another one. The cure has two
-# parts. A connection is closed after a request with a body, so that a body is never read as a
-# request. And this chapter accepts only what the standards define, so that all read it alike.
+# responses. A proxy, a program that stands before a server and passes requests on, has seen only one
+# request, and checked only that. Whenever two programs read the same bytes differently, one request
+# can be smuggled inside another one. The cure has two parts. A connection is closed after a request
+# with a body, so that a body is never read as a request: clock_server.py sends one response. And this
+# chapter accepts only what the standards define, so that all programs read it alike.
 #
 # Its functions know nothing of connections: bytes go in, and what they mean comes out. Each pattern
 # stands below the rule that it implements, in the notation of the standards: 1*x means one or more
 # x, [ x ] an optional x, "x" just these characters, SP a space, and OWS optional spaces and tabs.
-# No two adjacent repetitions in a pattern match the same byte, as in rb"[ ]*[ \t]*". Otherwise the
+# No pattern has two adjacent repetitions that match the same byte, as rb"[ ]*[ \t]*x" would: the
 # time to match could grow with the square of the length, or worse.
 
 # token = 1*tchar  (RFC 9110 section 5.6.2)
@@ -640,7 +659,7 @@ IP_LITERAL = rb"\[([0-9A-Fa-f:.]+)\]"
 REG_NAME = rb"(?:[!$&'()*+.;=_~0-9A-Za-z-]|%[0-9A-Fa-f]{2})+"
 HOST = re.compile(rb"(?:%s|%s)(?::[0-9]*)?" % (IP_LITERAL, REG_NAME))
 # Content-Length = 1*DIGIT  (RFC 9110 section 8.6)
-# We accept 18 digits, which fit into 64 bits wherever they are read.
+# We accept 18 digits: every program can keep such a number, in 64 bits.
 LENGTH = re.compile(rb"[0-9]{1,18}")
 # A line feed ends a line only after a carriage return (RFC 9112 section 2.2).
 BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
@@ -650,13 +669,13 @@ class Refused(Exception):
     """The request breaks a rule; the arguments are those of send_error."""
 
 
-class Head(NamedTuple):
+class RequestHead(NamedTuple):
     """What the head of a request says."""
 
     method: str
     target: str
     version: str  # "HTTP/1.0" or "HTTP/1.1"
-    body_length: int | None  # in bytes: 0 without a body, None if the body is chunked
+    body_length: int | None  # in bytes: 0 without a body, None for a chunked one, or if unknown
     wants_close: bool  # whether the client wants the connection closed after the response
 
 
@@ -670,21 +689,20 @@ def length_of_head(received: bytes | bytearray, known: int) -> int:
     end = received.find(b"\r\n\r\n", max(known - 3, 0))
     if end >= 0:
         return end + 4
-    line_has_ended = received.find(b"\n", known) >= 0
-    first_line_end = received.find(b"\n", 2) if line_has_ended else -1  # an empty line may come first
-    if (len(received) > HEAD_BYTES + 2
-            or first_line_end >= 0 and received.find(b" HTTP/", 0, first_line_end) < 0
-            or line_has_ended and BARE_LINE_FEED.search(received, known)):
-        return len(received)
-    return 0
+    is_hopeless = len(received) > HEAD_BYTES + 2  # an empty line may come first
+    if received.find(b"\n", known) >= 0:  # a line has ended
+        first_line_end = received.find(b"\n", 2)
+        is_not_http = first_line_end >= 0 and received.find(b" HTTP/", 0, first_line_end) < 0
+        is_hopeless = is_hopeless or is_not_http or bool(BARE_LINE_FEED.search(received, known))
+    return len(received) if is_hopeless else 0
 
 
 @functools.lru_cache(maxsize=64)  # most clients repeat their head
-def parse_head(head: bytes) -> Head:
+def parse_head(head: bytes) -> RequestHead:
     r"""Return what a head says; it ends with the empty line. Raises Refused.
 
     >>> parse_head(b"GET /any/path HTTP/1.1\r\nHost: localhost:8880\r\nUser-Agent: Mozilla/5.0\r\n\r\n")
-    Head(method='GET', target='/any/path', version='HTTP/1.1', body_length=0, wants_close=False)
+    RequestHead(method='GET', target='/any/path', version='HTTP/1.1', body_length=0, wants_close=False)
     """
     if head.startswith(b"\r\n"):  # an empty line before a request is skipped (RFC 9112 section 2.2)
         head = head[2:]
@@ -695,14 +713,15 @@ def parse_head(head: bytes) -> Head:
         raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
     method, target, version = parse_request_line(request_line)
     fields = parse_fields(section)
-    if not (is_host(fields[b"host"]) if b"host" in fields else version == "HTTP/1.0"):
+    has_host = is_host(fields[b"host"]) if b"host" in fields else version == "HTTP/1.0"
+    if not has_host:
         raise Refused(HTTPStatus.BAD_REQUEST, "Host missing, repeated or invalid (RFC 9112 section 3.2)")
     body_length = parse_body_length(fields, version)
     if not set(split_list(fields.get(b"expect", b""))) <= {b"100-continue"}:
         raise Refused(HTTPStatus.EXPECTATION_FAILED, "unsupported expectation (RFC 9110 section 10.1.1)")
     options = split_list(fields.get(b"connection", b""))  # RFC 9112 section 9.3
     wants_close = b"close" in options or (version == "HTTP/1.0" and b"keep-alive" not in options)
-    return Head(method, target, version, body_length, wants_close)
+    return RequestHead(method, target, version, body_length, wants_close)
 
 
 def parse_request_line(line: bytes) -> tuple[str, str, str]:
@@ -716,7 +735,8 @@ def parse_request_line(line: bytes) -> tuple[str, str, str]:
                       "only HTTP/1.0 and HTTP/1.1 are supported (RFC 9110 section 15.6.6)")
     if not is_target(target, method):
         raise Refused(HTTPStatus.BAD_REQUEST, "malformed request target (RFC 9112 section 3.2)")
-    if target.startswith(b"//"):  # a redirection to "//host" would lead there: python/cpython#87389
+    # A browser that is redirected to "//host" goes to that host: python/cpython#87389.
+    if target.startswith(b"//"):
         target = b"/" + target.lstrip(b"/")
     version = "HTTP/1.0" if minor == b"0" else "HTTP/1.1"  # RFC 9110 section 2.5
     return method.decode(), target.decode(), version
@@ -823,28 +843,34 @@ def status_line(version: str, status: int, reason: str) -> bytes:
 
 # --- The server ----------------------------------------------------------------------------------
 #
-# A client can take all connections, and do nothing with them:
+# A client can take all connections, and do nothing with them. To see it in a second instead of
+# minutes, type `ulimit -n 64` before you start the small server: then it may open 64 files and
+# sockets, where Linux usually allows 1,024.
 #
-#     $ ulimit -n 2000; python3 -c "import socket
-#     > connections = [socket.create_connection(('localhost', 8880)) for _ in range(1100)]
+#     $ python3 -c "import socket, time
+#     > connections = []
+#     > for _ in range(100):
+#     >     connections.append(socket.create_connection(('localhost', 8880)))
+#     >     time.sleep(0.01)
 #     > input()"
 #
-# The small server accepts them until it has no sockets left. From then on it is busy trying, and the
-# page does not load until this client ends. ClockServer evicts the connection that has waited
-# longest when another client comes. If all clients are busy and none has waited long, each response
-# closes its connection, so that the clients take turns.
+# The small server accepts clients until it has no sockets left. From then on, the page does not load
+# until this client ends. The cure is to evict the connection that has waited longest when another
+# client comes: clock_server.py shows its page all the time. If all clients are busy, so that none has
+# waited long, each response closes its connection, and the clients take turns.
 #
 # A client can also send more than anybody wants to read:
 #
 #     $ python3 -c "import urllib.request
 #     > urllib.request.urlopen('http://localhost:8880/', data=b'x' * 10**7)"
 #
-# The small server refuses the request at once, and closes the connection. But to close a connection
-# that has unread input means to reset it, and the client fails with a "broken pipe" or "connection
-# reset" instead of reading the response. The cure is the lingering close: stop sending, read until
-# the client stops, too, and only then close.
+# The small server refuses the request at once, and closes the connection. But when a connection with
+# unread input is closed, the system resets it: the client fails with "broken pipe" or "connection
+# reset", and never reads the response. The cure is the lingering close: stop sending, read until the
+# client stops, too, and only then close. Then it reports "405: Method Not Allowed".
 #
-# ClockServer inherits its loop, serve_forever, from the module socketserver. In short:
+# ClockServer inherits its loop, serve_forever, from the module socketserver. The loop calls methods
+# that ClockServer overrides:
 #
 #     until there is a reason to stop:
 #         wait until a client connects, at most for POLL_SECONDS
@@ -855,14 +881,14 @@ def status_line(version: str, status: int, reason: str) -> bytes:
 #                 shutdown_request(request)                   close it
 #         service_actions()                               what must be done from time to time
 #
-# (In socketserver, a connection is called a request.) A thread is a part of the program that runs
-# beside the others. The first thread runs this loop; each other one serves one connection at a time,
-# and then waits at its mailbox, a queue, for the next one. They share three things. None needs a
-# lock, because each step that reads or writes one of them cannot be interrupted:
+# (In socketserver, a connection is called a request.) One thread runs this loop, and so accepts all
+# connections. Each of the others serves one connection at a time; then it is idle, and waits at its
+# mailbox, a queue, for the next one. They share three things. None needs a lock, which would let only
+# one thread use it at a time, because each step that uses one of them cannot be interrupted:
 #
-#     connections     added and evicted by the first thread; renewed and removed by the others
-#     idle            taken from by the first thread; added to by the others
-#     crowded         written by the first thread; read by the others
+#     connections     the loop adds and evicts them; the others renew their deadlines, and remove them
+#     idle            the others add their mailboxes; the loop takes one
+#     crowded         the loop writes it; the others read it
 
 class ClockServer(ThreadingHTTPServer):
     """Serves connections in threads, within the limits, with any handler.
@@ -878,9 +904,9 @@ class ClockServer(ThreadingHTTPServer):
     def __init__(self, server_address: Any, RequestHandlerClass: Any = ClockHandler,
                  bind_and_activate: bool = True) -> None:
         # For each open connection, when its last complete head came, or when it began. The time is in
-        # a list: a thread that renews it cannot add a connection that has been evicted meanwhile.
+        # a list of its own, so that to renew it does not bring back an evicted connection.
         self.connections: dict[socket.socket, list[float]] = {}
-        self.crowded = False  # whether a client is waiting until there is room
+        self.crowded = False  # whether a client waits for room
         self.threads: dict[threading.Thread, queue.SimpleQueue[Any]] = {}  # each with its mailbox
         self.idle: list[queue.SimpleQueue[Any]] = []  # the mailboxes of the threads that wait
         self.signals: list[int] = []  # one of them stops serve_forever
@@ -891,14 +917,15 @@ class ClockServer(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Bind the socket to the address.
 
-        Overridden to set options, which connections inherit, and because the inherited method asks
-        a name server for the name of this machine.
+        Overridden to set options, which its connections inherit, and because the inherited method
+        asks a name server, perhaps a slow one, for the name of this machine.
         """
         for level, option, value in [
                 (socket.IPPROTO_IPV6, "IPV6_V6ONLY", 0),  # serve IPv4 as well
-                (socket.IPPROTO_TCP, "TCP_NODELAY", 1),  # send a response while another is on its way
+                (socket.IPPROTO_TCP, "TCP_NODELAY", 1),  # send each response at once
                 (socket.SOL_SOCKET, "SO_SNDBUF", SEND_BYTES),
-                (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 1000 * REQUEST_SECONDS)]:  # then drop it
+                # Drop what a client does not take within so many milliseconds, even after the close.
+                (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 1000 * REQUEST_SECONDS)]:
             with suppress(AttributeError, OSError):  # this system does not know the option
                 self.socket.setsockopt(level, getattr(socket, option), value)
         socketserver.TCPServer.server_bind(self)
@@ -907,23 +934,23 @@ class ClockServer(ThreadingHTTPServer):
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept a connection, and return it with the address of the client.
 
-        Overridden to make room if there is none: then raises BlockingIOError, and serve_forever
-        calls again.
+        Overridden to make room if there is none; then it raises BlockingIOError, and serve_forever
+        will call it again.
         """
         with suppress(OSError, RuntimeError, MemoryError):  # no more sockets, threads or memory
-            if len(self.connections) < MAX_CONNECTIONS and self.has_idle_thread():
+            if len(self.connections) < MAX_CONNECTIONS and self.ensure_idle_thread():
                 request, (host, *rest) = super().get_request()
                 self.crowded = False
                 if os.name == "nt":  # there, shutdown does not wake a thread: python/cpython#91913
                     request.settimeout(REQUEST_SECONDS)
                 return request, (plain_address(host), *rest)
-        self.crowded = True
+        self.crowded = True  # there was no room
         if not self.evict(GRACE_SECONDS):
             time.sleep(RETRY_SECONDS)
         raise BlockingIOError("no room yet")
 
-    def has_idle_thread(self) -> bool:
-        """Return whether a thread is idle; start one if none is.
+    def ensure_idle_thread(self) -> bool:
+        """Return whether a thread is idle, after starting one if none was.
 
         Raises RuntimeError or MemoryError if the system has no more threads or memory.
         """
@@ -1060,8 +1087,9 @@ def plain_address(address: str) -> str:
 #
 #     $ python3 -c "from clock_server import *; ThreadingHTTPServer(('', 8880), ClockPage).serve_forever()"
 #
-# It prints a traceback, and Ctrl-C in the first one prints another. Neither is an error in the
-# program; the operator needs one line that says what is wrong and what to do, and a quiet stop.
+# It prints a traceback, and Ctrl-C in the first one prints another. But the operator has only made a
+# slip, or wants to stop. clock_server.py prints a line that says what is wrong and what to do, and
+# stops quietly.
 
 def main(argv: list[str] | None = None, handler: type[BaseHTTPRequestHandler] = ClockHandler) -> None:
     """Serve until SIGINT (Ctrl-C) or SIGTERM, with this handler.
@@ -1083,13 +1111,16 @@ def main(argv: list[str] | None = None, handler: type[BaseHTTPRequestHandler] = 
     if server.threads:  # one hangs, perhaps in a log that is full; Python would wait for it
         os._exit(0)
     flush(sys.stderr)
+    if hasattr(signal, "pthread_sigmask"):  # at its end, Python removes what catch_signals has done
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
 def catch_signals() -> list[int]:
     """Return a list to which SIGINT and SIGTERM are added when they come.
 
-    By default, Python raises an exception at whatever instruction the program has reached, which no
-    program survives at all of them; and whoever started us may have chosen to ignore the signals.
+    By default, Python raises an exception at whatever instruction the program has reached, and no
+    program can be written so that each of them may fail. Also, whoever started us may have chosen
+    that we ignore a signal.
     """
     signals: list[int] = []
     with suppress(ValueError):  # this is not the main thread, which alone can do this
@@ -1098,7 +1129,7 @@ def catch_signals() -> list[int]:
     return signals
 
 
-# Labels of letters, digits, hyphens and underscores, joined by dots
+# A name server need not be asked for what cannot be a name.
 HOST_NAME = re.compile(r"([\w-]{1,63}\.)*[\w-]{1,63}\.?", re.ASCII)
 
 
@@ -1118,7 +1149,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if args.bind is None:
         args.bind = ""  # all interfaces
         return args
-    args.bind = args.bind.strip("[]")  # which IPv6 addresses have in URLs
+    args.bind = args.bind.strip("[]")  # in URLs, IPv6 addresses stand in brackets
     if not HOST_NAME.fullmatch(args.bind) and args.bind.count(":") < 2:
         parser.error("not an address or host name: %r" % args.bind)
     return args
@@ -1180,14 +1211,13 @@ def url(host: str, port: int) -> str:
 def outside_address(with_ipv6: bool) -> str:
     """Return an address under which other computers reach this one, or "" without a network.
 
-    To connect a UDP socket sends nothing; it only chooses the address to send from. The first two
-    targets are reserved for documentation, and lead to the default route. Without a default route,
-    each network interface is tried with a multicast target, which leads to its own network.
+    The system is asked from which address it would send. To connect a UDP socket does just that, and
+    sends nothing.
     """
-    probes: list[tuple[int, str, Any]] = [
+    probes: list[tuple[int, str, Any]] = [  # to addresses far away, which exist only in documentation
         (socket.AF_INET, "192.0.2.1", None), (socket.AF_INET6, "2001:db8::1", None)]
     with suppress(AttributeError, OSError):  # this system cannot list its interfaces
-        for number, _ in socket.if_nameindex():
+        for number, _ in socket.if_nameindex():  # to everybody on the network of this interface
             ip_mreqn = bytes(8) + number.to_bytes(4, sys.byteorder)  # see the manual page ip(7)
             probes += [(socket.AF_INET, "224.0.0.1", (socket.IPPROTO_IP, socket.IP_MULTICAST_IF, ip_mreqn)),
                        (socket.AF_INET6, "ff0e::1", (socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, number))]
