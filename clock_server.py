@@ -347,8 +347,10 @@ class ClockHandler(ClockPage):
     @classmethod
     def allowed_methods(cls) -> str:
         """Return the methods that this class does not refuse, as a list for the field Allow."""
-        return ", ".join(name[3:] for name in sorted(dir(cls)) if name.startswith("do_")
-                         and getattr(cls, name) is not ClockHandler.refuse)
+        methods = {name[3:]: getattr(cls, name) for name in sorted(dir(cls)) if name.startswith("do_")}
+        if methods["HEAD"] is ClockHandler.do_HEAD:
+            methods["HEAD"] = methods["GET"]
+        return ", ".join(name for name, method in methods.items() if method is not ClockHandler.refuse)
 
     def begin_response(self) -> None:
         """Start to collect a response; what has been collected before is discarded."""
@@ -691,8 +693,9 @@ def length_of_head(received: bytes | bytearray, known: int) -> int:
         return end + 4
     is_hopeless = len(received) > HEAD_BYTES + 2  # an empty line may come first
     if received.find(b"\n", known) >= 0:  # a line has ended
-        first_line_end = received.find(b"\n", 2)
-        is_not_http = first_line_end >= 0 and received.find(b" HTTP/", 0, first_line_end) < 0
+        is_first = received.rfind(b"\n", 2, known) < 0
+        line_end = received.find(b"\n", max(known, 2))
+        is_not_http = is_first and line_end >= 0 and received.find(b" HTTP/", 0, line_end) < 0
         is_hopeless = is_hopeless or is_not_http or bool(BARE_LINE_FEED.search(received, known))
     return len(received) if is_hopeless else 0
 
@@ -712,6 +715,8 @@ def parse_head(head: bytes) -> RequestHead:
     if len(head) > HEAD_BYTES or section.count(b"\r\n") > MAX_FIELDS + 1:
         raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
     method, target, version = parse_request_line(request_line)
+    if not head.endswith(b"\r\n\r\n"):
+        raise Refused(HTTPStatus.BAD_REQUEST, "line feed without carriage return (RFC 9112 section 2.2)")
     fields = parse_fields(section)
     has_host = is_host(fields[b"host"]) if b"host" in fields else version == "HTTP/1.0"
     if not has_host:
@@ -820,7 +825,8 @@ def parse_body_length(fields: dict[bytes, bytes], version: str) -> int | None:
 def field_line(name: str, value: str) -> bytes:
     """Return the line of a field in a response (RFC 9112 section 5). Raises Misuse if it is malformed."""
     line = f"{name}: {value}".encode("latin-1")
-    if not FIELD_LINE.fullmatch(line):
+    match = FIELD_LINE.fullmatch(line)
+    if not match or match[1] != name.encode():
         raise Misuse(f"malformed field: {line!r}")
     return line + b"\r\n"
 
@@ -925,7 +931,7 @@ class ClockServer(ThreadingHTTPServer):
                 (socket.IPPROTO_TCP, "TCP_NODELAY", 1),  # send each response at once
                 (socket.SOL_SOCKET, "SO_SNDBUF", SEND_BYTES),
                 # Drop what a client does not take within so many milliseconds, even after the close.
-                (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 1000 * REQUEST_SECONDS)]:
+                (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", int(1000 * REQUEST_SECONDS))]:
             with suppress(AttributeError, OSError):  # this system does not know the option
                 self.socket.setsockopt(level, getattr(socket, option), value)
         socketserver.TCPServer.server_bind(self)
