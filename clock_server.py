@@ -700,7 +700,7 @@ def length_of_head(received: bytes | bytearray, known: int) -> int:
     return len(received) if is_hopeless else 0
 
 
-@functools.lru_cache(maxsize=64)  # most clients repeat their head
+@functools.lru_cache(maxsize=64)  # most clients repeat their head; at most 4 MB are kept
 def parse_head(head: bytes) -> RequestHead:
     r"""Return what a head says; it ends with the empty line. Raises Refused.
 
