@@ -30,8 +30,8 @@ standards, "\r\n" in Python. The standards are RFC 9110, on what requests and re
 RFC 9112, on how they are written: https://www.rfc-editor.org/rfc/rfc9112. A few more words:
 
     method        what a request asks for: GET a page, HEAD the response to a GET without its body;
-                  POST sends a body to the server. A method of a class is called by its name: do_GET
-    field         a line of the header section; names in Python say "header" instead
+                  POST sends a body to the server. (Methods of classes are written as in do_GET.)
+    field         a line of the header section; Python calls it a header, as in send_header
     head          of a request or a response: everything before the body
     inherited     comes from a class of the standard library, and is not shown in this file
 """
@@ -63,7 +63,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Iterable, NamedTuple
 
 __version__ = "3.0.0"
-assert (python := "3.8 or newer")  # := is new in 3.8; older ones stop here and show this line
+# Pythons before 3.8 do not know := and stop here, with a SyntaxError that shows the line.
+assert (python := "3.8 or newer")
 
 
 # --- The clock -----------------------------------------------------------------------------------
@@ -95,8 +96,9 @@ def render_page(now: datetime) -> bytes:
 """.encode()
 
 
-# For each connection, the server makes an object of the next class, a handler. Its inherited part
-# reads the requests on the connection, and calls do_GET if the method of the request is GET.
+# For each connection, the server makes an object of the next class, a handler, and runs it in a thread,
+# a part of the program that runs beside the others. The inherited part of the handler reads requests
+# from the connection, and calls do_GET if the method of the request is GET.
 
 class ClockPage(BaseHTTPRequestHandler):
     """Answers every GET request with the page, whatever its target is."""
@@ -117,9 +119,9 @@ class ClockPage(BaseHTTPRequestHandler):
 #
 #     $ python3 -c "from clock_server import *; ThreadingHTTPServer(('', 8880), ClockPage).serve_forever()"
 #
-# ('' stands for every network of this machine) and open http://localhost:8880/ in a browser. For each
-# request, the server prints a line to its log, here the terminal. To see the text that travels, type
-# this in a second terminal:
+# Here '' stands for every network of this machine, and 8880 is the port. Now open
+# http://localhost:8880/ in a browser. For each request, the server writes a line to its log, which is
+# the terminal. To see the text that travels, type this in a second terminal:
 #
 #     $ curl -v http://localhost:8880/
 
@@ -134,16 +136,16 @@ class ClockPage(BaseHTTPRequestHandler):
 #     send half a request, and keep it waiting forever           The limits
 #     hide a second request in the first one                     The grammar
 #     take all its connections, so that nobody else gets one     The server
-#     send so much that they lose its response                   The server
-#     want the same port                                         The command
+#     send more than it reads, and never see its response        The server
+#
+# The last chapter, The command, is about what happens to the operator, the person who runs the
+# server: a port in use, and Ctrl-C. From here on, a client is a program that sends requests, and a
+# visitor is a person who looks at the page in a browser.
 #
 # Keep the small server running in one terminal, and type the commands of these chapters in another
-# one. If a command has several lines, leave out the > before the others, too; it is what the shell
-# shows when it expects more. Ctrl-C ends a command that waits. Then run `python3 clock_server.py`
-# instead of the small server, and type the commands again. (On Windows, use the shell of WSL.)
-#
-# From here on, a client is a program that sends requests, a visitor is a person who looks at the page
-# in a browser, and the operator is the person who runs the server.
+# one: what follows "$ " and, on further lines, what follows "> ". Ctrl-C ends a command that waits.
+# Then stop the small server, start `python3 clock_server.py` instead, and type the commands again.
+# (On Windows, use the shell of WSL.)
 
 
 # --- The looks -----------------------------------------------------------------------------------
@@ -177,7 +179,7 @@ const text = clock.firstChild;
 let ahead = Date.parse(clock.dateTime) - Date.now();  // ms by which the server's clock is ahead
 let offset = clock.dateTime.slice(-6);  // of the server's zone from UTC, for example +01:00
 let wait = 1000;  // ms after which we ask again, unless a quick answer comes
-let step;  // Date.now() - performance.now() when we asked: changes if the clock is set
+let step;  // Date.now() - performance.now() when we asked; only the first jumps if a clock is set
 let ticking, asking;  // the timers
 document.querySelector("h1").translate = false;  // A translator would replace the text that ticks.
 
@@ -197,7 +199,7 @@ function tick() {
   if (Math.abs(Date.now() - performance.now() - step) > 100) { wait = 1000; ask(); }
 }
 
-function askIn(ms) {  // Daylight saving time begins with an hour: ask just after each.
+function askIn(ms) {  // Daylight saving time begins or ends at a full hour: ask just after each.
   clearTimeout(asking);
   asking = setTimeout(ask, Math.min(ms, shown().setUTCMinutes(60, 0, 500) - shown()));
 }
@@ -214,7 +216,7 @@ async function ask() {
     const stamp = page.match(/datetime="([\\d-]+T[\\d:.]+[+-]\\d\\d:\\d\\d)"/)[1];
     if (isNaN(Date.parse(stamp))) return;
     zone.textContent = offset = stamp.slice(-6);
-    const change = Date.parse(stamp) - read - ahead;  // known up to trip / 2
+    const change = Date.parse(stamp) - read - ahead;  // may be wrong by trip / 2, if not quick
     if (trip <= 200 || Math.abs(change) > trip / 2) ahead += change;
     if (trip <= 200) { wait = 1000; askIn(Infinity); }  // until the next hour
     tick();
@@ -256,19 +258,19 @@ def csp_hash(text: str) -> str:
 # It collects the whole response before it sends it. So half a response can still be replaced by an
 # error response, what a method left out can be added, and one write is faster than two.
 
-LOG_LOCK = threading.Lock()  # held by the thread that writes to the log
+LOG_LOCK = threading.Lock()  # whoever holds it writes to the log, one thread at a time
 BODILESS = {204, 205, 304}  # statuses without a body: RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5
 
 
 class Misuse(Exception):
-    """A do_ method has not sent one valid response. The argument says why."""
+    """A do_ method has sent no response, or two, or a malformed one. The argument says which."""
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=1)  # keeps the last result, and returns it again for the same second
 def split_page(second: int) -> tuple[bytes, bytes, bytes]:
     """Return what stands before the milliseconds of the page, ".000", and what stands after them.
 
-    `second` is the time in full seconds since 1970.
+    `second` is the time in full seconds since 1970; its milliseconds are written .000.
     """
     return render_page(datetime.fromtimestamp(second).astimezone()).partition(b".000")
 
@@ -276,8 +278,8 @@ def split_page(second: int) -> tuple[bytes, bytes, bytes]:
 class ClockHandler(ClockPage):
     """Answers the requests of one connection. To serve a page of your own, override do_GET.
 
-    All that BaseHTTPRequestHandler documents works, with the exceptions that README.md lists.
-    Needs a ClockServer.
+    Needs a ClockServer. All that BaseHTTPRequestHandler documents works, with few exceptions; the
+    README of the project lists them.
     """
 
     common_fields = {  # are in every response, unless a method sends a field with the same name
@@ -301,7 +303,7 @@ class ClockHandler(ClockPage):
     # and rfile (from which a do_ method reads the body of the request, if there is one).
     raw_head: bytes  # the head as it was received
     request_head: RequestHead  # what that says
-    headers_cache: tuple[bytes, email.message.Message] = b"", email.message.Message()  # for headers
+    headers_cache: tuple[bytes, email.message.Message] = b"", email.message.Message()  # head, fields
 
     # The state of a response.
     status: int  # 0 before send_response
@@ -402,8 +404,8 @@ class ClockHandler(ClockPage):
         # A do_HEAD need not know the length; 304 stands for a response that has another one.
         is_unknown = self.status == HTTPStatus.NOT_MODIFIED or (self.command == "HEAD" and not body)
         close = (self.close_connection or self.request_head.wants_close
-                 or self.request_head.body_length != 0  # the body would be read as the next request
-                 or self.server.crowded)  # another client waits for this connection
+                 or self.request_head.body_length != 0  # a cure: see "The grammar"
+                 or self.server.crowded)  # another one: see "The server"
         response_head, self.close_connection, length_was_wrong = self.complete_head(
             int(time.time()), self.request_version, self.status, self.reason,
             tuple(self.fields), None if is_unknown else len(body), close)
@@ -419,21 +421,24 @@ class ClockHandler(ClockPage):
         """Return the head of a response: the status line, the fields that were added, and the others.
 
         Also return whether the connection must be closed after it, and whether a Content-Length was
-        added that is wrong. Raises Misuse if the head would be malformed.
+        added that is wrong. Raises Misuse if the head would be malformed. Nothing but the arguments
+        decides, so that lru_cache can return the last results again. field_lines and status_line are
+        in "The grammar".
         """
         common = {"Date": formatdate(now, usegmt=True), **cls.common_fields}
         lines = {**field_lines(common.items()), **field_lines(added)}
         length_was_wrong = False
         if status == HTTPStatus.NO_CONTENT:
             lines.pop("content-length", None)  # RFC 9110 section 8.6
-        elif length is not None and "transfer-encoding" not in lines:
-            right = field_line("Content-Length", str(length))  # without it, the body has no end
+        elif length is not None and "transfer-encoding" not in lines:  # which says where the body ends
+            right = field_line("Content-Length", str(length))
             length_was_wrong = lines.get("content-length", right).lower() != right.lower()
             lines["content-length"] = right
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             lines.setdefault("allow", field_line("Allow", cls.allowed_methods()))
         close = (close or length_was_wrong or cls.protocol_version == "HTTP/1.0"
                  or lines.get("connection", b"").lower() == b"connection: close\r\n")
+        # HTTP/1.1 persists unless Connection says close; HTTP/1.0 closes unless it says keep-alive.
         if close or version == "HTTP/1.0":  # RFC 9112 section 9.3
             lines["connection"] = field_line("Connection", "close" if close else "keep-alive")
         first_line = status_line(cls.protocol_version, status, reason or cls.reason_phrase(status))
@@ -449,7 +454,8 @@ class ClockHandler(ClockPage):
         """Write a line to the log, in the format of http.server.
 
         Overridden to escape control characters, to cut long lines, and to go on if the log cannot be
-        written. If nobody reads it, one thread waits until somebody does, and the others drop lines.
+        written. It may go to a program that has stopped reading it: then one thread waits in write,
+        and the others drop their lines.
         """
         message = (format % args).encode("unicode_escape").decode()
         if len(message) > LOG_CHARACTERS:
@@ -474,8 +480,8 @@ class ClockHandler(ClockPage):
     #     > connection.recv(1)"
     #
     # The small server prints a traceback of some twenty lines, as if something were wrong with it.
-    # But clients may leave: then there is nobody to answer, and nothing to report. So clock_server.py
-    # prints no traceback.
+    # But clients may leave: then there is nobody to answer, and nothing to report. In clock_server.py,
+    # finish_request in "The server" catches the exception, and prints nothing.
     #
     # The rest of the class serves one connection. The inherited method handle() calls
     # handle_one_request again and again. It makes three steps: read_head receives the head of a
@@ -490,7 +496,7 @@ class ClockHandler(ClockPage):
         valid, and because the whole response is sent at once.
         """
         self.raw_head = self.read_head()
-        self.server.renew_deadline(self.connection)  # for the response: see "The server"
+        self.server.renew_deadline(self.connection)  # nine more seconds: see "The limits"
         try:
             self.call_method()
             response = self.finish_response()
@@ -504,7 +510,7 @@ class ClockHandler(ClockPage):
         self.connection.sendall(response)
         self.log_request(self.status)
         if self.request_head.wants_close and self.request_head.body_length == 0:
-            self.server.close_request(self.connection)  # at once, since the client sends nothing more
+            self.server.close_request(self.connection)  # the client sends no more: do not wait for it
 
     def read_head(self) -> bytes:
         """Return the next head, with the empty line that ends it; leave what follows in rfile.
@@ -521,7 +527,8 @@ class ClockHandler(ClockPage):
             known = len(received)
             received += piece
             length = length_of_head(received, known)
-            self.rfile.read((length or len(received)) - known)  # take what belongs to the head
+            # Take what belongs to the head out of rfile: all of the piece, unless the head ends in it.
+            self.rfile.read((length or len(received)) - known)
         return bytes(received[:length])
 
     def call_method(self) -> None:
@@ -532,7 +539,8 @@ class ClockHandler(ClockPage):
             self.request_head = parse_head(self.raw_head)
         except Refused as refused:
             refusal = refused.args
-            # finish_response needs a head. Even an error response to HEAD has no body.
+            # finish_response needs a head. Even an error response to HEAD has no body. We do not know
+            # where the body of the request ends, so the connection will be closed.
             command = self.requestline.partition(" ")[0]
             self.request_head = RequestHead(command, "", "HTTP/1.1", body_length=None, wants_close=True)
         (self.command, self.path, self.request_version,
@@ -601,22 +609,22 @@ class Body(io.RawIOBase):
 #     $ printf 'GET / HTTP/1.1\r\n' | nc localhost 8880
 #
 # The small server waits for the rest forever, and so does nc. Whatever a client can have without
-# limit, some client will take, by mistake or on purpose. So each request gets a deadline: after nine
-# seconds, clock_server.py closes the connection, and nc ends.
+# limit, some client will take, by mistake or on purpose. So each request has a deadline: after nine
+# seconds, clock_server.py closes the connection, and nc ends. That is done by service_actions in
+# "The server", which looks twice a second.
 #
-# These are the deadline and the other limits, each with its reason. Change them here; there are no
-# options for them. To evict a connection means to close it before its client is done. A thread is a
-# part of a program that runs beside the others; each connection is served by one.
+# This is the deadline with the other limits, each with its reason. Change them here; there are no
+# options for them. To evict a connection means to close it before its client is done.
 
-HEAD_BYTES = 65536      # in a head: browsers send the cookies of all programs on "localhost"
+HEAD_BYTES = 65536      # in a head; browsers send along what other servers on this machine have set
 MAX_FIELDS = 100        # in a head, as in http.server, Apache and gunicorn
 SEND_BYTES = 40960      # of a response that the system keeps until the client reads them
 MAX_CONNECTIONS = 512   # at once: half of the 1,024 files and sockets that Linux usually allows
 MAX_THREADS = 1024      # twice as many, because the thread of an evicted connection may hang
-SPARE_BYTES = 1 << 24   # of memory that must be free to start a thread, so that the others have some
-REQUEST_SECONDS = 9     # from one complete head to the next; programs often ask every 5 or 10 s
+SPARE_BYTES = 16 << 20  # 16 MB of memory: a thread is only started if the others still have so much
+REQUEST_SECONDS = 9     # from one complete head to the next; not 5 or 10, when programs often ask again
 GRACE_SECONDS = 0.1     # before a connection may be evicted; a request usually follows at once
-RETRY_SECONDS = 0.0005  # before we look for room again, when no connection may be evicted
+RETRY_SECONDS = 0.0005  # to sleep when there is no room, and no connection that may be evicted
 LOOK_SECONDS = 0.5      # between two looks for connections past their deadline
 POLL_SECONDS = 0.1      # between two looks for a signal that stops the server
 STOP_SECONDS = 0.4      # for the threads to end
@@ -632,19 +640,21 @@ LOG_SECONDS = 1         # to wait while another thread writes to the log; a disk
 #     >     'GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n' | nc localhost 8880
 #
 # The small server does not read the body of a GET, takes it for the next request, and sends two
-# responses. A proxy, a program that stands before a server and passes requests on, has seen only one
-# request, and checked only that. Whenever two programs read the same bytes differently, one request
-# can be smuggled inside another one. The cure has two parts. A connection is closed after a request
-# with a body, so that a body is never read as a request: clock_server.py sends one response. And this
-# chapter accepts only what the standards define, so that all programs read it alike.
+# responses; its log shows both requests. A proxy, a program that stands before a server and passes
+# requests on, has seen only one request, and checked only that. Whenever two programs read the same
+# bytes differently, one request can be smuggled inside another one.
+#
+# The cure has two parts. finish_response closes the connection after a request with a body, so that a
+# body is never read as a request: clock_server.py sends one response. And this chapter accepts only
+# what the standards define, which all programs read alike.
 #
 # Its functions know nothing of connections: bytes go in, and what they mean comes out. Each pattern
 # stands below the rule that it implements, in the notation of the standards: 1*x means one or more
 # x, [ x ] an optional x, "x" just these characters, SP a space, and OWS optional spaces and tabs.
-# No pattern has two adjacent repetitions that match the same byte, as rb"[ ]*[ \t]*x" would: the
-# time to match could grow with the square of the length, or worse.
+# No pattern has two neighbours that can match the same bytes, such as rb"a*a*x": there are many ways
+# to divide a row of a's between them, and Python would try them all before it gives up.
 
-# token = 1*tchar  (RFC 9110 section 5.6.2)
+# token = 1*tchar  (RFC 9110 section 5.6.2); a tchar is a letter, a digit or one of these marks
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 # request-line = method SP request-target SP HTTP-version  (RFC 9112 section 3)
 # As a target we accept all visible characters but "#", since browsers send some that the rule forbids.
@@ -656,14 +666,14 @@ FIELD_VALUE = rb"[\t -~\x80-\xff]*"
 FIELD_LINE = re.compile(rb"(%s):(%s)" % (TOKEN, FIELD_VALUE))
 # Host = uri-host [ ":" port ]  (RFC 9110 section 7.2)
 # uri-host = IP-literal / reg-name  (RFC 3986 section 3.2.2)
-# We accept no comma in a reg-name: parse_fields joins the values of two Host fields with a comma.
+# We accept no comma in a reg-name. parse_fields joins two Host fields with one, and so they fail.
 IP_LITERAL = rb"\[([0-9A-Fa-f:.]+)\]"
 REG_NAME = rb"(?:[!$&'()*+.;=_~0-9A-Za-z-]|%[0-9A-Fa-f]{2})+"
 HOST = re.compile(rb"(?:%s|%s)(?::[0-9]*)?" % (IP_LITERAL, REG_NAME))
 # Content-Length = 1*DIGIT  (RFC 9110 section 8.6)
 # We accept 18 digits: every program can keep such a number, in 64 bits.
 LENGTH = re.compile(rb"[0-9]{1,18}")
-# A line feed ends a line only after a carriage return (RFC 9112 section 2.2).
+# A line feed ends a line only after a carriage return (RFC 9112 section 2.2). (?<!x) means: not after x.
 BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 
 
@@ -684,14 +694,14 @@ class RequestHead(NamedTuple):
 def length_of_head(received: bytes | bytearray, known: int) -> int:
     """Return the length of the head with which these bytes begin, or 0 if it is not complete.
 
-    If it can no longer become valid, like the first bytes of TLS or SSH, return the length of all.
-    The first `known` bytes were there at the last call, and are not searched again: the time for a
-    head is linear in its length, even if it comes byte by byte.
+    If it can no longer become valid, return the length of all: somebody may have typed https:// into
+    a browser, which then sends no text. The first `known` bytes were there at the last call, and are
+    not searched again: the time for a head is linear in its length, even if it comes byte by byte.
     """
     end = received.find(b"\r\n\r\n", max(known - 3, 0))
     if end >= 0:
         return end + 4
-    is_hopeless = len(received) > HEAD_BYTES + 2  # an empty line may come first
+    is_hopeless = len(received) > HEAD_BYTES + 2  # an empty line of 2 bytes may come first
     if received.find(b"\n", known) >= 0:  # a line has ended
         is_first = received.rfind(b"\n", 2, known) < 0
         line_end = received.find(b"\n", max(known, 2))
@@ -722,6 +732,7 @@ def parse_head(head: bytes) -> RequestHead:
     if not has_host:
         raise Refused(HTTPStatus.BAD_REQUEST, "Host missing, repeated or invalid (RFC 9112 section 3.2)")
     body_length = parse_body_length(fields, version)
+    # A client that sends 100-continue waits a moment before it sends the body. It may be answered now.
     if not set(split_list(fields.get(b"expect", b""))) <= {b"100-continue"}:
         raise Refused(HTTPStatus.EXPECTATION_FAILED, "unsupported expectation (RFC 9110 section 10.1.1)")
     options = split_list(fields.get(b"connection", b""))  # RFC 9112 section 9.3
@@ -740,7 +751,8 @@ def parse_request_line(line: bytes) -> tuple[str, str, str]:
                       "only HTTP/1.0 and HTTP/1.1 are supported (RFC 9110 section 15.6.6)")
     if not is_target(target, method):
         raise Refused(HTTPStatus.BAD_REQUEST, "malformed request target (RFC 9112 section 3.2)")
-    # A browser that is redirected to "//host" goes to that host: python/cpython#87389.
+    # A handler of yours may redirect browsers to its path. "//host" would lead them to another server
+    # (python/cpython#87389).
     if target.startswith(b"//"):
         target = b"/" + target.lstrip(b"/")
     version = "HTTP/1.0" if minor == b"0" else "HTTP/1.1"  # RFC 9110 section 2.5
@@ -799,8 +811,8 @@ def parse_body_length(fields: dict[bytes, bytes], version: str) -> int | None:
 
     Raises Refused if another program could read it differently.
     """
-    # 1. Content-Length is a number; without it, there is no body. Two numbers, joined by a comma,
-    #    are none.
+    # 1. Content-Length is a number; without it, there is no body. Two of them, joined by a comma, are
+    #    not a number.
     length = fields.get(b"content-length", b"0")
     if not LENGTH.fullmatch(length):
         raise Refused(HTTPStatus.BAD_REQUEST, "malformed Content-Length (RFC 9110 section 8.6)")
@@ -809,10 +821,10 @@ def parse_body_length(fields: dict[bytes, bytes], version: str) -> int | None:
     # 2. Transfer-Encoding: chunked means that the body is sent in chunks, each after its length.
     codings = split_list(fields[b"transfer-encoding"])
     is_ambiguous = (
-        version == "HTTP/1.0"  # 3. HTTP/1.0 does not know it.
-        or b"content-length" in fields  # 4. It contradicts a Content-Length.
-        or codings.count(b"chunked") > 1 or not codings  # 5. It is applied once,
-        or len(codings) > 1 and codings[-1] != b"chunked")  # 6. and last.
+        version == "HTTP/1.0"  # 3. HTTP/1.0 does not know this field.
+        or b"content-length" in fields  # 4. The two fields contradict each other.
+        or codings.count(b"chunked") > 1 or not codings  # 5. There are two chunked, or no coding at all.
+        or len(codings) > 1 and codings[-1] != b"chunked")  # 6. Of several codings, chunked is not last.
     if is_ambiguous:
         raise Refused(HTTPStatus.BAD_REQUEST, "ambiguous message length (RFC 9112 section 6.3)")
     if codings != [b"chunked"]:  # 7. We know no other coding.
@@ -861,9 +873,9 @@ def status_line(version: str, status: int, reason: str) -> bytes:
 #     > input()"
 #
 # The small server accepts clients until it has no sockets left. From then on, the page does not load
-# until this client ends. The cure is to evict the connection that has waited longest when another
-# client comes: clock_server.py shows its page all the time. If all clients are busy, so that none has
-# waited long, each response closes its connection, and the clients take turns.
+# until this client ends, with Ctrl-C. The cure is to evict the connection that has waited longest when
+# another client comes (get_request): clock_server.py shows its page all the time. If all clients are
+# busy, so that none has waited long, each response closes its connection, and they take turns.
 #
 # A client can also send more than anybody wants to read:
 #
@@ -873,7 +885,7 @@ def status_line(version: str, status: int, reason: str) -> bytes:
 # The small server refuses the request at once, and closes the connection. But when a connection with
 # unread input is closed, the system resets it: the client fails with "broken pipe" or "connection
 # reset", and never reads the response. The cure is the lingering close: stop sending, read until the
-# client stops, too, and only then close. Then it reports "405: Method Not Allowed".
+# client stops, too, and only then close (finish_request). It reports "405: Method Not Allowed".
 #
 # ClockServer inherits its loop, serve_forever, from the module socketserver. The loop calls methods
 # that ClockServer overrides:
@@ -889,8 +901,8 @@ def status_line(version: str, status: int, reason: str) -> bytes:
 #
 # (In socketserver, a connection is called a request.) One thread runs this loop, and so accepts all
 # connections. Each of the others serves one connection at a time; then it is idle, and waits at its
-# mailbox, a queue, for the next one. They share three things. None needs a lock, which would let only
-# one thread use it at a time, because each step that uses one of them cannot be interrupted:
+# mailbox, a queue, for the next one. The threads share three things. No lock protects them, because
+# each step that reads or changes one of them is a single step for Python:
 #
 #     connections     the loop adds and evicts them; the others renew their deadlines, and remove them
 #     idle            the others add their mailboxes; the loop takes one
@@ -910,7 +922,8 @@ class ClockServer(ThreadingHTTPServer):
     def __init__(self, server_address: Any, RequestHandlerClass: Any = ClockHandler,
                  bind_and_activate: bool = True) -> None:
         # For each open connection, when its last complete head came, or when it began. The time is in
-        # a list of its own, so that to renew it does not bring back an evicted connection.
+        # a list. So a thread can renew it without writing to the dict, which could put back a
+        # connection that has just been evicted.
         self.connections: dict[socket.socket, list[float]] = {}
         self.crowded = False  # whether a client waits for room
         self.threads: dict[threading.Thread, queue.SimpleQueue[Any]] = {}  # each with its mailbox
@@ -924,7 +937,7 @@ class ClockServer(ThreadingHTTPServer):
         """Bind the socket to the address.
 
         Overridden to set options, which its connections inherit, and because the inherited method
-        asks a name server, perhaps a slow one, for the name of this machine.
+        asks the network, which may be slow, for the name of this machine.
         """
         for level, option, value in [
                 (socket.IPPROTO_IPV6, "IPV6_V6ONLY", 0),  # serve IPv4 as well
@@ -947,10 +960,11 @@ class ClockServer(ThreadingHTTPServer):
             if len(self.connections) < MAX_CONNECTIONS and self.ensure_idle_thread():
                 request, (host, *rest) = super().get_request()
                 self.crowded = False
-                if os.name == "nt":  # there, shutdown does not wake a thread: python/cpython#91913
-                    request.settimeout(REQUEST_SECONDS)
+                if os.name == "nt":  # on Windows, evict wakes no thread that waits in recv
+                    request.settimeout(REQUEST_SECONDS)  # (python/cpython#91913)
                 return request, (plain_address(host), *rest)
-        self.crowded = True  # there was no room
+        # There is no room: too many connections, or the system has no more of something.
+        self.crowded = True
         if not self.evict(GRACE_SECONDS):
             time.sleep(RETRY_SECONDS)
         raise BlockingIOError("no room yet")
@@ -961,7 +975,7 @@ class ClockServer(ThreadingHTTPServer):
         Raises RuntimeError or MemoryError if the system has no more threads or memory.
         """
         if not self.idle and len(self.threads) < MAX_THREADS:
-            bytearray(SPARE_BYTES)  # raises the MemoryError
+            bytearray(SPARE_BYTES)  # raises MemoryError if so much is not free
             mailbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
             thread = threading.Thread(target=self.work, args=(mailbox,), daemon=True)
             thread.start()
@@ -1010,7 +1024,10 @@ class ClockServer(ThreadingHTTPServer):
         self.close_request(request)
 
     def renew_deadline(self, connection: socket.socket) -> None:
-        """Give a connection the full time for a response and the next request, unless it was evicted."""
+        """Give a connection the full time for a response and the next request.
+
+        If it has been evicted, this changes a list that nobody keeps.
+        """
         self.connections.get(connection, [0.0])[0] = time.monotonic()
 
     def evict(self, seconds: float) -> bool:
@@ -1030,7 +1047,8 @@ class ClockServer(ThreadingHTTPServer):
     def service_actions(self) -> None:
         """Stop after a signal; evict connections past their deadline; follow the machine's time zone.
 
-        Overridden because serve_forever calls it at a point where nothing can be interrupted.
+        Overridden because serve_forever calls it again and again, between two connections, where an
+        exception leaves nothing half done.
         """
         if self.signals:
             raise KeyboardInterrupt
@@ -1039,7 +1057,7 @@ class ClockServer(ThreadingHTTPServer):
             while self.evict(REQUEST_SECONDS):
                 pass
             if hasattr(time, "tzset"):
-                time.tzset()
+                time.tzset()  # the zone of this machine may have been changed
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Print a traceback. Overridden to survive if that fails, as when the log cannot be written."""
@@ -1094,8 +1112,8 @@ def plain_address(address: str) -> str:
 #     $ python3 -c "from clock_server import *; ThreadingHTTPServer(('', 8880), ClockPage).serve_forever()"
 #
 # It prints a traceback, and Ctrl-C in the first one prints another. But the operator has only made a
-# slip, or wants to stop. clock_server.py prints a line that says what is wrong and what to do, and
-# stops quietly.
+# slip, or wants to stop. Start `python3 clock_server.py` twice: the second one prints a line that says
+# what is wrong and what to do, and Ctrl-C in the first one prints "Stopped."
 
 def main(argv: list[str] | None = None, handler: type[BaseHTTPRequestHandler] = ClockHandler) -> None:
     """Serve until SIGINT (Ctrl-C) or SIGTERM, with this handler.
@@ -1114,19 +1132,19 @@ def main(argv: list[str] | None = None, handler: type[BaseHTTPRequestHandler] = 
         with suppress(KeyboardInterrupt):
             server.serve_forever(POLL_SECONDS)
     say("Stopped.")
-    if server.threads:  # one hangs, perhaps in a log that is full; Python would wait for it
+    if server.threads:  # one hangs, perhaps in a write to the log, for which Python would wait
         os._exit(0)
     flush(sys.stderr)
-    if hasattr(signal, "pthread_sigmask"):  # at its end, Python removes what catch_signals has done
+    if hasattr(signal, "pthread_sigmask"):  # a second Ctrl-C must not kill Python while it ends
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
 def catch_signals() -> list[int]:
     """Return a list to which SIGINT and SIGTERM are added when they come.
 
-    By default, Python raises an exception at whatever instruction the program has reached, and no
-    program can be written so that each of them may fail. Also, whoever started us may have chosen
-    that we ignore a signal.
+    By default, SIGINT raises an exception at whatever instruction the program has reached, and no
+    program is ready for that everywhere. Also, a shell that starts a program in the background lets
+    it ignore SIGINT.
     """
     signals: list[int] = []
     with suppress(ValueError):  # this is not the main thread, which alone can do this
@@ -1189,7 +1207,7 @@ def stay_on_one_core() -> None:
     time a thread hands over to one on another core, that core must be woken. The core is chosen at
     random, so that several servers spread over the cores.
     """
-    if getattr(sys, "_is_gil_enabled", lambda: True)():  # not in a Python that runs threads at once
+    if getattr(sys, "_is_gil_enabled", lambda: True)():  # some Pythons do run threads at once
         with suppress(AttributeError, OSError):  # the system does not have these calls, or forbids them
             if sys.platform == "linux":
                 cores = sorted(os.sched_getaffinity(0))
@@ -1217,14 +1235,15 @@ def url(host: str, port: int) -> str:
 def outside_address(with_ipv6: bool) -> str:
     """Return an address under which other computers reach this one, or "" without a network.
 
-    The system is asked from which address it would send. To connect a UDP socket does just that, and
-    sends nothing.
+    To connect a UDP socket sends nothing, but the system chooses the address that it would send from,
+    and that is what we want. Its target is far away or, if no route leads there, everybody on the
+    network of one of our interfaces.
     """
-    probes: list[tuple[int, str, Any]] = [  # to addresses far away, which exist only in documentation
+    probes: list[tuple[int, str, Any]] = [  # these two addresses exist only in documentation
         (socket.AF_INET, "192.0.2.1", None), (socket.AF_INET6, "2001:db8::1", None)]
     with suppress(AttributeError, OSError):  # this system cannot list its interfaces
-        for number, _ in socket.if_nameindex():  # to everybody on the network of this interface
-            ip_mreqn = bytes(8) + number.to_bytes(4, sys.byteorder)  # see the manual page ip(7)
+        for number, _ in socket.if_nameindex():
+            ip_mreqn = bytes(8) + number.to_bytes(4, sys.byteorder)  # how IPv4 wants the interface
             probes += [(socket.AF_INET, "224.0.0.1", (socket.IPPROTO_IP, socket.IP_MULTICAST_IF, ip_mreqn)),
                        (socket.AF_INET6, "ff0e::1", (socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, number))]
     for family, target, option in probes:
@@ -1240,7 +1259,7 @@ def outside_address(with_ipv6: bool) -> str:
 
 
 def say(text: str) -> None:
-    """Print a text at once, unless nobody reads standard output: a full pipe must not stop us."""
+    """Print a text at once, unless it goes to a program that has stopped reading."""
     try:
         can_write = bool(select.select([], [sys.stdout], [], 0)[1])
     except (OSError, TypeError, ValueError):  # not a file; or Windows, where only sockets can be asked
