@@ -352,7 +352,8 @@ class ClockHandler(ClockPage):
         methods = {name[3:]: getattr(cls, name) for name in sorted(dir(cls)) if name.startswith("do_")}
         if methods["HEAD"] is ClockHandler.do_HEAD:
             methods["HEAD"] = methods["GET"]
-        return ", ".join(name for name, method in methods.items() if method is not ClockHandler.refuse)
+        refused = (ClockHandler.refuse, None)  # None removes a method in a subclass
+        return ", ".join(name for name, method in methods.items() if method not in refused)
 
     def begin_response(self) -> None:
         """Start to collect a response; what has been collected before is discarded."""
