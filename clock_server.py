@@ -5,7 +5,7 @@ r"""A web server in one file. Every URL it serves is a page with the current tim
 
 Read this file from top to bottom. The first chapter is a complete small server: a function that
 writes a page, a class that sends it, and a line that starts it. The second one lists what strangers
-do to that server. Each later chapter, except "The looks", begins with one of these attacks, a command
+do to that server. Each later chapter, except "The looks", begins with what they do, as a command
 that you can type, and then shows the cure. In the end you have a server that you can leave running.
 
 What travels over the wire: a client, such as a browser, opens a connection to a server, a stream of
@@ -21,7 +21,7 @@ The server sends a response back on the same connection:
 
     HTTP/1.1 200 OK                     the status line: version, status, reason phrase
     Content-Type: text/html             the header section
-    Content-Length: 4942                the number of bytes in the body
+    Content-Length: 4987                the number of bytes in the body
                                         an empty line ends the header section
     <!DOCTYPE html>...                  the body
 
@@ -259,6 +259,7 @@ def csp_hash(text: str) -> str:
 # error response, what a method left out can be added, and one write is faster than two.
 
 LOG_LOCK = threading.Lock()  # whoever holds it writes to the log, one thread at a time
+"".encode("unicode_escape")  # loads what log_message needs, while there is a file free to do it
 BODILESS = {204, 205, 304}  # statuses without a body: RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5
 
 
@@ -350,7 +351,7 @@ class ClockHandler(ClockPage):
     def allowed_methods(cls) -> str:
         """Return the methods that this class does not refuse, as a list for the field Allow."""
         methods = {name[3:]: getattr(cls, name) for name in sorted(dir(cls)) if name.startswith("do_")}
-        if methods["HEAD"] is ClockHandler.do_HEAD:
+        if methods["HEAD"] is ClockHandler.do_HEAD:  # which is refused if do_GET is
             methods["HEAD"] = methods["GET"]
         refused = (ClockHandler.refuse, None)  # None removes a method in a subclass
         return ", ".join(name for name, method in methods.items() if method not in refused)
@@ -402,9 +403,9 @@ class ClockHandler(ClockPage):
         if not self.status:
             raise Misuse("the method sent no response")
         body = b"" if self.status in BODILESS else self.wfile.getvalue()
-        # A do_HEAD need not know the length; 304 stands for a response that has another one.
+        # A do_HEAD may write no body, and 304 has none; both stand for a response that has one.
         is_unknown = self.status == HTTPStatus.NOT_MODIFIED or (self.command == "HEAD" and not body)
-        close = (self.close_connection or self.request_head.wants_close
+        close = (self.close_connection or self.request_head.wants_close  # whatever the method has set
                  or self.request_head.body_length != 0  # a cure: see "The grammar"
                  or self.server.crowded)  # another one: see "The server"
         response_head, self.close_connection, length_was_wrong = self.complete_head(
@@ -511,7 +512,7 @@ class ClockHandler(ClockPage):
         self.connection.sendall(response)
         self.log_request(self.status)
         if self.request_head.wants_close and self.request_head.body_length == 0:
-            self.server.close_request(self.connection)  # the client sends no more: do not wait for it
+            self.server.close_request(self.connection)  # no lingering close (see there): nothing follows
 
     def read_head(self) -> bytes:
         """Return the next head, with the empty line that ends it; leave what follows in rfile.
@@ -544,7 +545,7 @@ class ClockHandler(ClockPage):
             # where the body of the request ends, so the connection will be closed.
             command = self.requestline.partition(" ")[0]
             self.request_head = RequestHead(command, "", "HTTP/1.1", body_length=None, wants_close=True)
-        (self.command, self.path, self.request_version,
+        (self.command, self.path, self.request_version,  # the parts of a RequestHead, in order
          body_length, self.close_connection) = self.request_head
         method = getattr(self, "do_" + self.command, None)
         if refusal:
@@ -617,7 +618,7 @@ class Body(io.RawIOBase):
 # This is the deadline with the other limits, each with its reason. Change them here; there are no
 # options for them. To evict a connection means to close it before its client is done.
 
-HEAD_BYTES = 65536      # in a head; browsers send along what other servers on this machine have set
+HEAD_BYTES = 65536      # in a head; browsers send the cookies of all servers on this machine
 MAX_FIELDS = 100        # in a head, as in http.server, Apache and gunicorn
 SEND_BYTES = 40960      # of a response that the system keeps until the client reads them
 MAX_CONNECTIONS = 512   # at once: half of the 1,024 files and sockets that Linux usually allows
@@ -702,7 +703,8 @@ def length_of_head(received: bytes | bytearray, known: int) -> int:
     end = received.find(b"\r\n\r\n", max(known - 3, 0))
     if end >= 0:
         return end + 4
-    is_hopeless = len(received) > HEAD_BYTES + 2  # an empty line of 2 bytes may come first
+    # An empty line of 2 bytes may come before the request line.
+    is_hopeless = len(received) > 2 + HEAD_BYTES
     if received.find(b"\n", known) >= 0:  # a line has ended
         is_first = received.rfind(b"\n", 2, known) < 0
         line_end = received.find(b"\n", max(known, 2))
@@ -733,7 +735,8 @@ def parse_head(head: bytes) -> RequestHead:
     if not has_host:
         raise Refused(HTTPStatus.BAD_REQUEST, "Host missing, repeated or invalid (RFC 9112 section 3.2)")
     body_length = parse_body_length(fields, version)
-    # A client that sends 100-continue waits a moment before it sends the body. It may be answered now.
+    # A client that sends 100-continue waits a moment before it sends the body. It need not be told to
+    # go on, since it gets its response now.
     if not set(split_list(fields.get(b"expect", b""))) <= {b"100-continue"}:
         raise Refused(HTTPStatus.EXPECTATION_FAILED, "unsupported expectation (RFC 9110 section 10.1.1)")
     options = split_list(fields.get(b"connection", b""))  # RFC 9112 section 9.3
@@ -902,12 +905,13 @@ def status_line(version: str, status: int, reason: str) -> bytes:
 #
 # (In socketserver, a connection is called a request.) One thread runs this loop, and so accepts all
 # connections. Each of the others serves one connection at a time; then it is idle, and waits at its
-# mailbox, a queue, for the next one. The threads share three things. No lock protects them, because
+# mailbox, a queue, for the next one. The threads share four things. No lock protects them, because
 # each step that reads or changes one of them is a single step for Python:
 #
 #     connections     the loop adds and evicts them; the others renew their deadlines, and remove them
-#     idle            the others add their mailboxes; the loop takes one
 #     crowded         the loop writes it; the others read it
+#     threads         the loop adds a thread; each removes itself at its end
+#     idle            the others add their mailboxes; the loop takes one
 
 class ClockServer(ThreadingHTTPServer):
     """Serves connections in threads, within the limits, with any handler.
@@ -976,7 +980,7 @@ class ClockServer(ThreadingHTTPServer):
         Raises RuntimeError or MemoryError if the system has no more threads or memory.
         """
         if not self.idle and len(self.threads) < MAX_THREADS:
-            bytearray(SPARE_BYTES)  # raises MemoryError if so much is not free
+            bytes(SPARE_BYTES)  # raises MemoryError if so much is not free
             mailbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
             thread = threading.Thread(target=self.work, args=(mailbox,), daemon=True)
             thread.start()
@@ -1236,15 +1240,15 @@ def url(host: str, port: int) -> str:
 def outside_address(with_ipv6: bool) -> str:
     """Return an address under which other computers reach this one, or "" without a network.
 
-    To connect a UDP socket sends nothing, but the system chooses the address that it would send from,
-    and that is what we want. Its target is far away or, if no route leads there, everybody on the
-    network of one of our interfaces.
+    A UDP socket sends single messages. To connect it sends nothing, but the system chooses the address
+    to send from, and that is what we want. The target is far away or, if no route leads there, a
+    multicast address, which means everybody on the network of one of our interfaces.
     """
     probes: list[tuple[int, str, Any]] = [  # these two addresses exist only in documentation
         (socket.AF_INET, "192.0.2.1", None), (socket.AF_INET6, "2001:db8::1", None)]
     with suppress(AttributeError, OSError):  # this system cannot list its interfaces
         for number, _ in socket.if_nameindex():
-            ip_mreqn = bytes(8) + number.to_bytes(4, sys.byteorder)  # how IPv4 wants the interface
+            ip_mreqn = bytes(8) + number.to_bytes(4, sys.byteorder)  # two empty addresses, the interface
             probes += [(socket.AF_INET, "224.0.0.1", (socket.IPPROTO_IP, socket.IP_MULTICAST_IF, ip_mreqn)),
                        (socket.AF_INET6, "ff0e::1", (socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, number))]
     for family, target, option in probes:
