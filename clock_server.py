@@ -44,6 +44,7 @@ import errno
 import functools
 import hashlib
 import io
+import mmap
 import os
 import queue
 import re
@@ -96,9 +97,8 @@ def render_page(now: datetime) -> bytes:
 """.encode()
 
 
-# For each connection, the server makes an object of the next class, a handler, and runs it in a thread,
-# a part of the program that runs beside the others. The inherited part of the handler reads requests
-# from the connection, and calls do_GET if the method of the request is GET.
+# For each connection, the server makes an object of the next class, a handler. It runs in a thread, a
+# part of the program beside the others; it reads a request, and calls do_GET if the method is GET.
 
 class ClockPage(BaseHTTPRequestHandler):
     """Answers every GET request with the page, whatever its target is."""
@@ -977,10 +977,10 @@ class ClockServer(ThreadingHTTPServer):
     def ensure_idle_thread(self) -> bool:
         """Return whether a thread is idle, after starting one if none was.
 
-        Raises RuntimeError or MemoryError if the system has no more threads or memory.
+        Raises RuntimeError or OSError if the system has no more threads or memory.
         """
         if not self.idle and len(self.threads) < MAX_THREADS:
-            bytes(SPARE_BYTES)  # raises MemoryError if so much is not free
+            mmap.mmap(-1, SPARE_BYTES).close()  # raises OSError if so much memory is not free
             mailbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
             thread = threading.Thread(target=self.work, args=(mailbox,), daemon=True)
             thread.start()

@@ -1984,14 +1984,10 @@ class ServerTest(unittest.TestCase):
                 wait_until(lambda: len(server.connections) == 20)
 
     def test_client_waits_while_there_is_no_memory_for_its_thread(self):
-        def no_spare_bytes(size=0):
-            if size:
-                raise MemoryError
-            return bytearray()
         limits = {"REQUEST_SECONDS": 1000, "GRACE_SECONDS": 1000}
         with running_server(**limits) as server, connect(server) as connection:
             ask(connection)
-            with mock.patch.object(clock_server, "bytearray", no_spare_bytes, create=True):
+            with mock.patch("mmap.mmap", side_effect=OSError(errno.ENOMEM, "no memory")):
                 with connect(server) as second:
                     wait_until(lambda: server.crowded)
                     ask(connection, LAST)
