@@ -38,6 +38,7 @@ RFC 9112, on how they are written: https://www.rfc-editor.org/rfc/rfc9112. A few
 from __future__ import annotations  # so that Python 3.8 accepts types such as list[bytes]
 
 import argparse
+import atexit
 import base64
 import email.message
 import errno
@@ -64,8 +65,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Iterable, NamedTuple
 
 __version__ = "3.0.0"
-# Pythons before 3.8 do not know := and stop here, with a SyntaxError that shows the line.
-assert (python := "3.8 or newer")
+assert (python := "3.8 or newer")  # older Pythons do not know :=, stop here and show this line
 
 
 # --- The clock -----------------------------------------------------------------------------------
@@ -1140,8 +1140,6 @@ def main(argv: list[str] | None = None, handler: type[BaseHTTPRequestHandler] = 
     if server.threads:  # one hangs, perhaps in a write to the log, for which Python would wait
         os._exit(0)
     flush(sys.stderr)
-    if hasattr(signal, "pthread_sigmask"):  # a second Ctrl-C must not kill Python while it ends
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
 def catch_signals() -> list[int]:
@@ -1155,6 +1153,8 @@ def catch_signals() -> list[int]:
     with suppress(ValueError):  # this is not the main thread, which alone can do this
         for number in signal.SIGINT, signal.SIGTERM:
             signal.signal(number, lambda number, frame: signals.append(number))
+        if sys.platform != "win32":  # a second Ctrl-C must not kill Python while it ends
+            atexit.register(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     return signals
 
 
