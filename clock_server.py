@@ -299,6 +299,7 @@ class ClockHandler(ClockPage):
     # The state of a connection. Inherited are connection (its socket, the object that sends and
     # receives), client_address, and close_connection (whether the current response is the last one).
     server: ClockServer
+    rbufsize = 4096  # bytes that rfile receives at once; by default, some Pythons keep 128 KB for it
 
     # The state of a request. Inherited are command (its method), path (its target), request_version,
     # and rfile (from which a do_ method reads the body of the request, if there is one).
