@@ -424,9 +424,8 @@ class ClockHandler(ClockPage):
         """Return the head of a response: the status line, the fields that were added, and the others.
 
         Also return whether the connection must be closed after it, and whether a Content-Length was
-        added that is wrong. Raises Misuse if the head would be malformed. Nothing but the arguments
-        decides, so that lru_cache can return the last results again. field_lines and status_line are
-        in "The grammar".
+        added that is wrong. Only the arguments decide, so that lru_cache can return the last results
+        again. Raises Misuse if the head would be malformed: see the end of "The grammar".
         """
         common = {"Date": formatdate(now, usegmt=True), **cls.common_fields}
         lines = {**field_lines(common.items()), **field_lines(added)}
@@ -434,9 +433,7 @@ class ClockHandler(ClockPage):
         if status == HTTPStatus.NO_CONTENT:
             lines.pop("content-length", None)  # RFC 9110 section 8.6
         elif length is not None and "transfer-encoding" not in lines:  # which says where the body ends
-            right = field_line("Content-Length", str(length))
-            length_was_wrong = lines.get("content-length", right).lower() != right.lower()
-            lines["content-length"] = right
+            length_was_wrong = set_length(lines, length)
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             lines.setdefault("allow", field_line("Allow", cls.allowed_methods()))
         close = (close or length_was_wrong or cls.protocol_version == "HTTP/1.0"
@@ -542,8 +539,7 @@ class ClockHandler(ClockPage):
             self.request_head = parse_head(self.raw_head)
         except Refused as refused:
             refusal = refused.args
-            # finish_response needs a head. Even an error response to HEAD has no body. We do not know
-            # where the body of the request ends, so the connection will be closed.
+            # finish_response needs a head: for the method, since no response to HEAD has a body.
             command = self.requestline.partition(" ")[0]
             self.request_head = RequestHead(command, "", "HTTP/1.1", body_length=None, wants_close=True)
         (self.command, self.path, self.request_version,  # the parts of a RequestHead, in order
@@ -729,15 +725,12 @@ def parse_head(head: bytes) -> RequestHead:
     if len(head) > HEAD_BYTES or section.count(b"\r\n") > MAX_FIELDS + 1:
         raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
     method, target, version = parse_request_line(request_line)
-    if not head.endswith(b"\r\n\r\n"):
-        raise Refused(HTTPStatus.BAD_REQUEST, "line feed without carriage return (RFC 9112 section 2.2)")
     fields = parse_fields(section)
     has_host = is_host(fields[b"host"]) if b"host" in fields else version == "HTTP/1.0"
     if not has_host:
         raise Refused(HTTPStatus.BAD_REQUEST, "Host missing, repeated or invalid (RFC 9112 section 3.2)")
     body_length = parse_body_length(fields, version)
-    # A client that sends 100-continue waits a moment before it sends the body. It need not be told to
-    # go on, since it gets its response now.
+    # A client that sends 100-continue waits before it sends the body; its response comes at once.
     if not set(split_list(fields.get(b"expect", b""))) <= {b"100-continue"}:
         raise Refused(HTTPStatus.EXPECTATION_FAILED, "unsupported expectation (RFC 9110 section 10.1.1)")
     options = split_list(fields.get(b"connection", b""))  # RFC 9112 section 9.3
@@ -790,6 +783,8 @@ def parse_fields(section: bytes) -> dict[bytes, bytes]:
 
     The values of fields with the same name are joined with commas (RFC 9110 section 5.3).
     """
+    if section != b"\r\n" and not section.endswith(b"\r\n\r\n"):  # there is no empty line at the end
+        raise Refused(HTTPStatus.BAD_REQUEST, "line feed without carriage return (RFC 9112 section 2.2)")
     fields: dict[bytes, bytes] = {}
     for line in section.split(b"\r\n")[:-2]:  # the two last ones are empty
         match = FIELD_LINE.fullmatch(line)
@@ -854,6 +849,14 @@ def field_lines(fields: Iterable[tuple[str, str]]) -> dict[str, bytes]:
     for name, value in fields:
         lines[name.lower()] = lines.get(name.lower(), b"") + field_line(name, value)
     return lines
+
+
+def set_length(lines: dict[str, bytes], length: int) -> bool:
+    """Set the line of Content-Length, and return whether another length was there."""
+    right = field_line("Content-Length", str(length))
+    was_wrong = lines.get("content-length", right).lower() != right.lower()
+    lines["content-length"] = right
+    return was_wrong
 
 
 def status_line(version: str, status: int, reason: str) -> bytes:
@@ -1001,8 +1004,8 @@ class ClockServer(ThreadingHTTPServer):
     def work(self, mailbox: queue.SimpleQueue[Any]) -> None:
         """Serve the connections that come into the mailbox, until a None comes. Runs in each thread."""
         try:
-            while (work := mailbox.get()) is not None:
-                self.process_request_thread(*work)  # inherited: finish_request, shutdown_request
+            while (job := mailbox.get()) is not None:
+                self.process_request_thread(*job)  # inherited: finish_request, shutdown_request
                 self.idle.append(mailbox)
         finally:  # also if a handler raises SystemExit
             self.threads.pop(threading.current_thread(), None)
