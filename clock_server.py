@@ -252,7 +252,7 @@ class PoliteHandler(ClockPage):
 
     def finish(self):
         """Clean up after a connection. Overridden because now wfile is to be closed."""
-        del self.wfile.close
+        vars(self.wfile).pop("close", None)
         super().finish()
 
     def do_HEAD(self):
@@ -275,7 +275,7 @@ class PoliteHandler(ClockPage):
 
     def send_response_only(self, code, message=None):
         """Begin a response. Overridden to remember its status, and to keep its first line one line."""
-        self.status, self.names = int(code), set()
+        self.sent_status, self.sent = int(code), set()
         vars(self.wfile).pop("write", None)  # see end_headers
         super().send_response_only(code, message and re.sub(r"[^\t -~\x80-\xff]", "?", message))
 
@@ -286,25 +286,25 @@ class PoliteHandler(ClockPage):
         """
         if re.search("[\0\r\n]", f"{keyword}{value}"):
             raise ValueError(f"line break in a field: {keyword!r}, {value!r}")
-        self.names.add(keyword.lower())
+        self.sent.add(keyword.lower())
         super().send_header(keyword, str(value).strip(), *more, **options)
 
     def end_headers(self):
         """End the head. Overridden to add the fields that the method has not sent itself."""
-        if self.status >= 200:  # otherwise another response follows, as after 100 Continue
+        if self.sent_status >= 200:  # otherwise another response follows, as after 100 Continue
             fields = dict(self.common_fields)
-            if self.status == 405 or self.command == "OPTIONS":
+            if self.sent_status == 405 or self.command == "OPTIONS":
                 fields["Allow"] = ", ".join(name[3:] for name in sorted(dir(self)) if name.startswith("do_")
                                             and getattr(self, name) != self.refuse)
-            if self.status not in BODILESS and not self.names & {"content-length", "transfer-encoding"}:
+            if self.sent_status not in BODILESS and not self.sent & {"content-length", "transfer-encoding"}:
                 self.close_connection = True  # only that ends the body (RFC 9112 section 6.3)
             if self.close_connection or self.request_version == "HTTP/1.0":  # RFC 9112 section 9.3
                 fields["Connection"] = "close" if self.close_connection else "keep-alive"
             for name in fields:
-                if name.lower() not in self.names:
+                if name.lower() not in self.sent:
                     self.send_header(name, fields[name])
         super().end_headers()
-        if self.command == "HEAD" or self.status in BODILESS:
+        if self.command == "HEAD" or self.sent_status in BODILESS:
             self.wfile.write = len  # drops what is written, and returns its length, as write does
 
 
@@ -499,7 +499,7 @@ class StrictHandler(HonestHandler):
             self.send_error(*refused.args)
             return False
         self.command, self.path, self.request_version, self.has_body, close, expects = request
-        self.head, self.fields = head, None
+        self.raw_head, self.headers_cache = head, None
         self.close_connection = close or self.protocol_version == "HTTP/1.0"
         return not expects or self.handle_expect_100()
 
@@ -527,10 +527,10 @@ class StrictHandler(HonestHandler):
     @property
     def headers(self):
         """The fields of the request. Overridden to parse them only if a method uses them."""
-        if self.fields is None:
-            section = self.head.partition(b"\r\n")[2].decode("latin-1")
-            self.fields = email.message_from_string(section, self.MessageClass)
-        return self.fields
+        if self.headers_cache is None:
+            section = self.raw_head.partition(b"\r\n")[2].decode("latin-1")
+            self.headers_cache = email.message_from_string(section, self.MessageClass)
+        return self.headers_cache
 
 
 # Now the body is no request, and the log shows one:
@@ -959,6 +959,7 @@ def listen(host: str, port: int, handler) -> ClockServer:
         advice = f"; port {free_port(host, port)} is free" if number == errno.EADDRINUSE else ""
         sys.exit(f"clock_server: cannot listen on port {port} of {host or 'all interfaces'}: {reason}{advice}")
     if not server.has_room():
+        server.server_close()
         sys.exit("clock_server: the system allows no thread")
     return server
 
