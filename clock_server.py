@@ -953,15 +953,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def listen(host: str, port: int, handler) -> ClockServer:
     """Return a server that listens there; exit with status 1 and the reason if that is impossible."""
     try:
-        server = ClockServer((host, port), handler)
-    except (OSError, UnicodeError) as error:
+        threading.Thread(target=int).start()  # raises RuntimeError if the system allows no thread
+        return ClockServer((host, port), handler)
+    except (OSError, RuntimeError, UnicodeError) as error:
         reason, number = getattr(error, "strerror", None) or error, getattr(error, "errno", None)
         advice = f"; port {free_port(host, port)} is free" if number == errno.EADDRINUSE else ""
         sys.exit(f"clock_server: cannot listen on port {port} of {host or 'all interfaces'}: {reason}{advice}")
-    if not server.has_room():
-        server.server_close()
-        sys.exit("clock_server: the system allows no thread")
-    return server
 
 
 def free_port(host: str, port: int) -> int:
