@@ -60,7 +60,7 @@ from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 __version__ = "4.0.0"
-assert (python := "3.8 or newer")  # older Pythons do not know :=, stop here and show this line
+assert (python := "3.8 or newer")  # only there so that older Pythons, without :=, stop and show it
 
 
 # --- The clock -----------------------------------------------------------------------------------
@@ -111,9 +111,9 @@ class ClockPage(BaseHTTPRequestHandler):
 #
 #     $ python3 -c "from clock_server import *; ThreadingHTTPServer(('', 8880), ClockPage).serve_forever()"
 #
-# Here '' stands for every network of this machine, and 8880 is the port. Now open
-# http://localhost:8880/ in a browser. For each request, the server writes a line to its log, which is
-# the terminal. To see the text that travels, type this in a second terminal:
+# (The * brings the names that this file imports, too.) Here '' stands for every network of this machine,
+# and 8880 is the port. Now open http://localhost:8880/ in a browser. For each request, the server writes
+# a line to its log, which is the terminal. To see the text that travels, use a second terminal:
 #
 #     $ curl -v http://localhost:8880/
 
@@ -130,15 +130,14 @@ class ClockPage(BaseHTTPRequestHandler):
 #     send half a request, and keep it waiting forever           The deadline
 #     take all its connections, so that nobody else gets one     The full house
 #
-# After them, The speed makes the server fast, and The command is for the operator, the person who runs
-# it. From here on, a client is a program that sends requests, and a visitor is a person who looks at
-# the page in a browser.
+# After them, The speed makes the server fast, and The command is for the operator, who runs it. From here
+# on, a client is a program that sends requests, and a visitor is a person with a browser.
 #
 # Each of these chapters shows an attack as a command, and at its end the line that starts the server
 # with the cure. Keep the server of the chapter before running in one terminal, and type the attack in
-# another one: what follows "$ " and, on further lines, what follows "> ". Ctrl-C ends a command that
-# waits. Then stop the server with Ctrl-C, which prints a traceback until the last chapter, start the
-# new one, and type the attack again. (On Windows, use the shell of WSL.)
+# another one: what follows "$ " and, on further lines, "> ". Ctrl-C ends a command that waits. Then stop
+# the server with Ctrl-C, which prints a traceback until the last chapter, start the new one, and type the
+# attack again. (On Windows, use the shell of WSL.)
 
 
 # --- The looks -----------------------------------------------------------------------------------
@@ -205,11 +204,6 @@ ICON = "data:image/svg+xml," + urllib.parse.quote("""\
 <path d="M8 4v5h3" fill="none" stroke="#222" stroke-width="2"/></svg>""")
 
 
-def csp_hash(text: str) -> str:
-    """Return the hash that allows an inline style or script in a Content-Security-Policy."""
-    return "'sha256-%s'" % base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
 # --- The methods ---------------------------------------------------------------------------------
 #
 # Not every client sends GET. Monitors and link checkers ask for the head alone, and scanners try POST:
@@ -218,14 +212,19 @@ def csp_hash(text: str) -> str:
 #     $ curl -v -d x http://localhost:8880/
 #
 # The small server answers 501 to both: it does not know these methods. But HTTP asks every server to
-# know HEAD, and a server that refuses a method should list those that it allows. Look at the field
-# Server, too: it tells the world which version of Python runs here. And there is no field that keeps
-# another site from showing the page in a frame of its own.
+# know HEAD, and a server that refuses a method should list those that it allows. Also, the field Server
+# tells the world which version of Python runs here, and no field keeps another site from showing the
+# page in a frame of its own.
 #
-# The cure is to write the methods, and to extend what is inherited where the library has hooks for it:
-# all responses, errors too, go through send_response_only, send_header and end_headers.
+# The cure is to write the methods, and to extend what all responses, errors too, go through: the
+# inherited send_response_only, send_header and end_headers.
 
 BODILESS = {204, 304}  # statuses whose responses have no body: RFC 9110 sections 15.3.5 and 15.4.5
+
+
+def csp_hash(text: str) -> str:
+    """Return the hash that allows an inline style or script in a Content-Security-Policy."""
+    return "'sha256-%s'" % base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 class PoliteHandler(ClockPage):
@@ -246,7 +245,7 @@ class PoliteHandler(ClockPage):
     }
 
     def setup(self):
-        """Prepare for a connection. Overridden so that a method may close wfile, as text wrappers do."""
+        """Prepare for a connection. Overridden so that a method of yours may close wfile, as a with does."""
         super().setup()
         self.wfile.close = self.wfile.flush  # an attribute of the object hides the method of its class
 
@@ -258,7 +257,7 @@ class PoliteHandler(ClockPage):
     def do_HEAD(self):
         """Answer as for GET; end_headers sees to it that no body follows."""
         self.do_GET()
-        vars(self.wfile).pop("write", None)
+        vars(self.wfile).pop("write", None)  # undoes what end_headers has done
 
     def do_OPTIONS(self):
         """Answer without a body; end_headers lists the methods (RFC 9110 section 9.3.7)."""
@@ -269,20 +268,18 @@ class PoliteHandler(ClockPage):
         """Answer that this method is not allowed here (RFC 9110 section 15.5.6)."""
         self.send_error(405)
 
-    # PUT, DELETE and PATCH would change something, TRACE would send the request back, and CONNECT
-    # would connect the client to another server. None of this makes sense for a clock.
+    # A clock cannot be changed (POST, PUT, DELETE, PATCH); TRACE and CONNECT are for proxies.
     do_POST = do_PUT = do_DELETE = do_PATCH = do_TRACE = do_CONNECT = refuse
 
     def send_response_only(self, code, message=None):
         """Begin a response. Overridden to remember its status, and to keep its first line one line."""
         self.sent_status, self.sent = int(code), set()
-        vars(self.wfile).pop("write", None)  # see end_headers
+        vars(self.wfile).pop("write", None)  # undoes what end_headers has done for the last response
         super().send_response_only(code, message and re.sub(r"[^\t -~\x80-\xff]", "?", message))
 
     def send_header(self, keyword, value, *more, **options):
-        """Add a field. Raises ValueError if a line break in it would begin another field.
-
-        Overridden for that (python/cpython#142533), and to remember the name.
+        """Add a field. Overridden to remember its name, and to raise ValueError for a line break in it,
+        which would begin another field (python/cpython#142533). Python 3.15 has *more arguments.
         """
         if re.search("[\0\r\n]", f"{keyword}{value}"):
             raise ValueError(f"line break in a field: {keyword!r}, {value!r}")
@@ -308,11 +305,9 @@ class PoliteHandler(ClockPage):
             self.wfile.write = len  # drops what is written, and returns its length, as write does
 
 
-# Start this stage, and type the two commands again:
+# Start this stage, and type the commands again: HEAD is answered, and POST gets 405 and the field Allow.
 #
 #     $ python3 -c "from clock_server import *; ThreadingHTTPServer(('', 8880), PoliteHandler).serve_forever()"
-#
-# HEAD is answered, and the response to POST is 405, with the field Allow.
 
 
 # --- The log -------------------------------------------------------------------------------------
@@ -323,9 +318,9 @@ class PoliteHandler(ClockPage):
 #
 # The server refuses this request, since it is malformed. But the line in its log begins with
 # "GET / HTTP/1.1" 200 -  and a program that reads up to the second quotation mark sees a request that
-# was answered with 200. On old Pythons, a request can even print colors and move the cursor. There is
-# a second disease: press Ctrl-S in the terminal of the server, which stops its output, and open the
-# page. It does not load until you press Ctrl-Q, because a thread that writes to the log waits.
+# was answered with 200. On old Pythons, a request can even move the cursor. There is a second problem:
+# press Ctrl-S in the terminal of the server, which stops its output, and open the page. It does not load
+# until you press Ctrl-Q, because a thread that writes to the log waits.
 #
 # The cure is to replace quotation marks and control characters, to cut long lines, which would fill
 # the disk, and to write nothing while nobody reads.
@@ -368,7 +363,7 @@ class HonestHandler(PoliteHandler):
 
 # --- The grammar ---------------------------------------------------------------------------------
 #
-# A request can hide a second one. The body of this one, 35 bytes, looks like a request:
+# A request can hide a second one. The body of this one, 33 bytes, looks like a request:
 #
 #     $ printf 'GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n' |
 #     >     curl -X GET --data-binary @- http://localhost:8880/
@@ -380,13 +375,18 @@ class HonestHandler(PoliteHandler):
 #
 # The cure has two parts. After a request with a body, the connection is closed, so that a body is
 # never read as a request. And a request is accepted only if it is what the standards define, which all
-# programs read alike. The library's own parser, parse_request, is tolerant; we replace it.
+# programs read alike. The library's own parser, parse_request, is tolerant; we replace it. This is how the
+# inherited methods use it:
 #
-# The functions of this chapter know nothing of connections: bytes go in, and what they mean comes out.
+#     until self.close_connection is true:
+#         read a line from self.rfile, the stream of what the client sends, into self.raw_requestline
+#         if parse_request():     it sets command, path and headers, or sends an error and returns False
+#             call the method for the command, such as do_GET, and flush wfile
+#
+# The functions before the class know nothing of connections: bytes go in, and what they mean comes out.
 # The notation of the standards: 1*x means one or more x, [ x ] an optional x, "x" just these
-# characters, SP a space, and OWS optional spaces and tabs. In a pattern, no two neighbours can match
-# the same bytes, as in rb"a*a*x": there are many ways to divide a row of a's between them, and Python
-# would try them all before it gives up.
+# characters, SP a space, and OWS optional spaces and tabs. No two neighbours in a pattern of ours match
+# the same bytes. In rb"a*a*x" they do: Python would try all ways to divide a row of a's between them.
 
 HEAD_BYTES = 65536  # in a head; browsers send the cookies of all servers on this machine
 MAX_FIELDS = 100    # in a head, as in http.server, Apache and gunicorn
@@ -402,7 +402,8 @@ KNOWN_FIELD = re.compile(rb"(?im)^(host|content-length|transfer-encoding|connect
 URI_HOST = rb"(?:\[(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f.]*\]|(?:[!$&'()*+.;=_~0-9A-Za-z-]|%[0-9A-Fa-f]{2})+)"
 # Host = uri-host [ ":" port ]  (RFC 9110 section 7.2)
 HOST = re.compile(rb"%s(?::[0-9]*)?" % URI_HOST)
-# The form of the target depends on the method (RFC 9112 section 3.2). PRI begins HTTP/2, which we refuse.
+# The form of the target depends on the method (RFC 9112 section 3.2): CONNECT example.com:80, OPTIONS *,
+# GET http://example.com/path or GET /path. PRI * begins HTTP/2, which is refused for its version.
 FORM = rb"CONNECT %s:[0-9]+|(?:OPTIONS|PRI) \*|(?!CONNECT )%s (?:(?i:http)://%s(?=[/? ])|/)[^ ]*" % (
     URI_HOST, TOKEN, HOST.pattern)
 # request-line = method SP request-target SP HTTP-version CRLF  (RFC 9112 section 3)
@@ -421,10 +422,8 @@ def require(condition: object, rule: str, status: int = 400) -> None:
 
 
 def parse_head(head: bytes) -> tuple[str, str, str, bool, bool, bool]:
-    r"""Return what a head says. Raises Refused.
-
-    That is the method, the target and the version, and whether a body follows, the connection is to be
-    closed after the response, and the client waits for 100 Continue before it sends the body.
+    r"""Return the method, the target and the version, and whether a body follows, the connection is to be
+    closed after the response, and the client waits for 100 Continue. Raises Refused.
 
     >>> parse_head(b"GET /any/path HTTP/1.1\r\nHost: localhost:8880\r\n\r\n")
     ('GET', '/any/path', 'HTTP/1.1', False, False, False)
@@ -434,7 +433,8 @@ def parse_head(head: bytes) -> tuple[str, str, str, bool, bool, bool]:
         raise Refused(400, "malformed request line (RFC 9112 section 3)")
     method, target, major, minor = line.groups()
     require(major == b"1", "not HTTP/1.0 or HTTP/1.1 (RFC 9110 section 15.6.6)", 505)
-    version, section = "HTTP/1.%d" % (minor > b"0"), head[line.end():]
+    version = "HTTP/1.0" if minor == b"0" else "HTTP/1.1"  # also for 1.2: RFC 9110 section 2.5
+    section = head[line.end():]  # the fields and the empty line
     require(len(head) <= HEAD_BYTES and section.count(b"\n") <= MAX_FIELDS + 1, "head too large", 431)
     require(FIELD_LINES.fullmatch(section), "malformed field line (RFC 9112 section 5)")
     fields = [(name.lower(), value.strip(b" \t")) for name, value in KNOWN_FIELD.findall(section)]
@@ -443,7 +443,7 @@ def parse_head(head: bytes) -> tuple[str, str, str, bool, bool, bool]:
     body, options = body_follows(fields, version), members(fields, b"connection")
     close = body or b"close" in options or (version == "HTTP/1.0" and b"keep-alive" not in options)
     expects = version == "HTTP/1.1" and b"100-continue" in members(fields, b"expect")
-    # In a redirect to a path that begins with "//", the path would be a host (python/cpython#87389).
+    # A method of yours may redirect to its path: then "//x" would be a host (python/cpython#87389).
     return method.decode(), re.sub("^//+", "/", target.decode()), version, body, close, expects
 
 
@@ -461,10 +461,7 @@ def members(fields: list[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
 
 
 def body_follows(fields: list[tuple[bytes, bytes]], version: str) -> bool:
-    """Return whether a body follows the head (RFC 9112 section 6.3).
-
-    Raises Refused if another program could read the length of the body differently.
-    """
+    """Return whether a body follows (RFC 9112 section 6.3); raise Refused if that is ambiguous."""
     length, coding = single(fields, b"content-length"), single(fields, b"transfer-encoding")
     # Content-Length = 1*DIGIT  (RFC 9110 section 8.6); every program can keep 18 digits in 64 bits.
     require(length is None or re.fullmatch(b"[0-9]{1,18}", length), "malformed Content-Length")
@@ -482,11 +479,12 @@ def body_follows(fields: list[tuple[bytes, bytes]], version: str) -> bool:
 class StrictHandler(HonestHandler):
     """Accepts what the standards define, and closes the connection after a request with a body."""
 
-    parse_head = staticmethod(parse_head)
+    parse_head = staticmethod(parse_head)  # "The speed" replaces it
     has_body = False  # whether the last request had one
 
     def parse_request(self):
         """Read and check a request, whose first line has been read; return whether to answer it."""
+        # After a body, refuse to go on, even if a method has sent Connection: keep-alive.
         head = b"" if self.has_body else self.read_head()
         self.requestline = self.raw_requestline.decode("latin-1").rstrip("\r\n")
         self.request_version, self.close_connection = "HTTP/1.1", True
@@ -500,7 +498,7 @@ class StrictHandler(HonestHandler):
             return False
         self.command, self.path, self.request_version, self.has_body, close, expects = request
         self.raw_head, self.headers_cache = head, None
-        self.close_connection = close or self.protocol_version == "HTTP/1.0"
+        self.close_connection = close or self.protocol_version == "HTTP/1.0"  # in a class of yours
         return not expects or self.handle_expect_100()
 
     def handle_expect_100(self):
@@ -511,15 +509,12 @@ class StrictHandler(HonestHandler):
         return True
 
     def read_head(self):
-        """Return the head of the request, or b"" if the client leaves before its end.
-
-        If a line cannot be right, return what there is: its client may wait for an answer already.
-        """
+        """Return the head, or what there is if a line cannot be right, or b"" if the client leaves."""
         if self.raw_requestline == b"\r\n":  # RFC 9112 section 2.2: ignore an empty line before
             self.raw_requestline = self.rfile.readline(HEAD_BYTES + 1)
         head = line = self.raw_requestline
         rule = REQUEST_LINE
-        while rule.fullmatch(line) and head.count(b"\n") < MAX_FIELDS + 3:
+        while rule.fullmatch(line) and head.count(b"\n") < MAX_FIELDS + 3:  # then it is one too many
             line = self.rfile.readline(HEAD_BYTES + 1 - len(head))
             head, rule = head + line, FIELD_LINE
         return head if line.endswith(b"\n") or len(head) > HEAD_BYTES else b""
@@ -559,10 +554,11 @@ class StrictHandler(HonestHandler):
 # reads the response.
 #
 # The cure is to print nothing if a client has left, and the lingering close (RFC 9112 section 9.6):
-# stop sending, read until the client stops, too, and only then close.
+# stop sending, read until the client stops, too, and only then close. (How long a client may take is the
+# subject of the next chapter.)
 #
-# ThreadingHTTPServer inherits its loop, serve_forever, from the module socketserver. From here on, our
-# servers override some of the methods that the loop calls. (There, a connection is called a request.)
+# From here on, our servers override methods that serve_forever, the loop of the module socketserver,
+# calls. (There, a connection is called a request.)
 #
 #     until the program ends:
 #         wait until a client connects, at most half a second
@@ -595,8 +591,9 @@ class CalmServer(ThreadingHTTPServer):
     def handle_error(self, request, client_address):
         """Print a traceback, if that is possible at once, and if it is not that the client left."""
         error = sys.exc_info()[1]
-        if getattr(error, "errno", None) not in CLIENT_LEFT or error.filename:  # a file, not a client
-            if not is_stuck(sys.stderr):
+        # The errors of files have a filename; those of connections have none.
+        if getattr(error, "errno", None) not in CLIENT_LEFT or error.filename:
+            if sys.stderr and not is_stuck(sys.stderr):
                 super().handle_error(request, client_address)
 
 
@@ -620,7 +617,8 @@ class CalmServer(ThreadingHTTPServer):
 # each connection had its last complete head, and evicts a connection that waits too long for the next
 # one. To evict a connection means to close it before its client is done.
 
-REQUEST_SECONDS = 9  # from one complete head to the next; not 5 or 10, when programs often ask again
+# From one complete head to the next. A client that asks every 5 or 10 seconds must not meet the close.
+REQUEST_SECONDS = 9
 
 
 class PunctualServer(CalmServer):
@@ -628,7 +626,7 @@ class PunctualServer(CalmServer):
 
     def __init__(self, *args, **options):
         # For each connection, when its last complete head came, or when it began; the oldest is the first.
-        # No lock protects this dict, since each step that reads or changes it is a single one for Python.
+        # No lock protects this dict, since what we do with it (copy, pop, assign) is a single step for Python.
         # A handler may write the time of a connection just evicted, but then its thread removes it, too.
         self.connections = {}
         super().__init__(*args, **options)
@@ -642,7 +640,7 @@ class PunctualServer(CalmServer):
     def shutdown_request(self, request):
         """Close a connection. Overridden to forget it."""
         self.connections.pop(request, None)
-        self.close_request(request)
+        self.close_request(request)  # inherited; finish_request has shut it down already
 
     def evict(self, seconds: float) -> bool:
         """Evict the connection that has waited longest, if so long; return whether it was evicted."""
@@ -664,7 +662,7 @@ class PunctualServer(CalmServer):
 class PunctualHandler(StrictHandler):
     """Tells its server, a PunctualServer, when a head is complete."""
 
-    timeout = REQUEST_SECONDS if os.name == "nt" else None  # there, evict wakes no thread that waits
+    timeout = REQUEST_SECONDS if os.name == "nt" else None  # on Windows, evict wakes no waiting thread
 
     def parse_request(self):
         """Read and check a request. Overridden to give the connection its time anew."""
@@ -681,32 +679,36 @@ class PunctualHandler(StrictHandler):
 
 # --- The full house ------------------------------------------------------------------------------
 #
-# A client can take all connections, and do nothing with them. To see it in a second, type
-# `ulimit -n 64` before you start the server: then it may open 64 files and sockets, where Linux usually
-# allows 1,024. While this command runs, the page does not load:
+# A client can take all connections, and do nothing with them. To see it in a second, type `ulimit -n 64`
+# in the terminal of the server before you start it: then it may open 64 files and sockets, where Linux
+# usually allows 1,024. (For the next chapter, open a new terminal.) While this command runs, the page
+# does not load for nine seconds, and without a deadline it never does:
 #
 #     $ python3 -c "import socket, time
 #     > connections = []
-#     > while True:
+#     > for _ in range(100):
 #     >     connections.append(socket.create_connection(('localhost', 8880)))
 #     >     time.sleep(0.01)
-#     >     del connections[:-100]"
+#     > input()"
 #
-# The server has no socket left for a visitor. The deadline frees one after nine seconds, and the next
-# of these clients takes it. The cure is to evict the connection that has waited longest when another
-# client comes. If all clients are busy, so that none has waited long, each response closes its
-# connection, and they take turns.
+# The cure is to evict the connection that has waited longest when another client comes. If all clients
+# are busy, so that none has waited long, each response closes its connection, and they take turns.
 #
-# A client can also take the memory and the time of the server, if it asks again and again, and does not
-# read. This command does that on 200 connections; while it runs, see how long the page takes:
+# A client can also ask again and again, and not read. Here, 200 connections do that:
 #
-#     $ python3 -c "import socket
-#     > connections = [socket.create_connection(('localhost', 8880)) for _ in range(200)]
+#     $ python3 -c "import socket, time
+#     > connections = []
+#     > for _ in range(200):
+#     >     connections.append(socket.create_connection(('localhost', 8880)))
+#     >     time.sleep(0.01)
 #     > for connection in connections:
 #     >     connection.sendall(b'GET / HTTP/1.1\r\nHost: x\r\n\r\n' * 2000)
 #     > input()"
 #
-# Here the cure is to let the system keep less: a thread that has more to send waits, and works no more.
+# The server answers as fast as it can, and the system keeps what nobody reads: 300 MB, as the line TCP of
+# /proc/net/sockstat on Linux says (in pages of 4 KB), while the page takes up to half a second. The cure
+# is to let the system keep 40 KB for each connection; then the threads of the greedy clients wait, and
+# the page takes a millisecond. (The log may say that requests timed out.)
 
 MAX_CONNECTIONS = 512   # at once: half of the 1,024 files and sockets that Linux usually allows
 TURN_CONNECTIONS = 256  # at once: if there are more, each response closes its connection
@@ -725,7 +727,7 @@ class FairServer(PunctualServer):
         with suppress(OSError, AttributeError):  # this system does not know the second option
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
             # Drop what a client does not take within so many milliseconds, even after the close.
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * REQUEST_SECONDS)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * REQUEST_SECONDS))
         super().server_activate()
 
     def has_room(self) -> bool:
@@ -757,44 +759,38 @@ class FairHandler(PunctualHandler):
 # Now the page loads at once while the commands run:
 #
 #     $ python3 -c "from clock_server import *; FairServer(('', 8880), FairHandler).serve_forever()"
-#
-# You have met the last attack. This server can be left running.
 
 
 # --- The speed -----------------------------------------------------------------------------------
 #
-# This server is safe, but it does the same work again for each request and each connection. To measure
-# that, type these commands while it runs. The first one sends 5,000 requests on one connection; the
-# second one opens a connection for each. (The ? makes their URLs differ, for curl alone.)
+# This server is safe, but slow: it does the same work again for each request and each connection. Type
+# these commands while it runs. The first one sends 5,000 requests on one connection, the second one
+# opens a connection for each, and the third one is 16 clients that do the same.
 #
 #     $ time curl -s -o /dev/null 'http://localhost:8880/?[1-5000]'
 #     $ time curl -s -o /dev/null -H 'Connection: close' 'http://localhost:8880/?[1-5000]'
+#     $ time (for i in $(seq 16); do
+#     >     curl -s -o /dev/null -H 'Connection: close' 'http://localhost:8880/?[1-300]' & done; wait)
 #
-# Without this chapter everything works, and slower. These are its measures, and the seconds that we
-# measured after each, on two cores and without a log; in the last column, 16 clients send the 5,000
-# requests of the second command at once.
+# Without this chapter everything works, and slower. These are its measures, and the seconds that the
+# commands took after each, on a machine of two cores and without a log:
 #
-#                                                              persistent    new    new, 16 at once
-#     the server of the last chapter                               0.85      2.07       2.14
-#     keep a response for the rest of its second, and what
-#     the last 64 heads say (do_GET, parse_head)                   0.54      1.46       1.37
-#     receive a head in one piece (read_head)                      0.53      1.38       1.28
-#     use threads again (has_room, work)                           0.49      1.02       0.63
-#     use one core of the processor (stay_on_one_core)             0.50      0.81       0.25
+#     the server of the last chapter                               0.85    2.07    2.14
+#     keep responses for a second, and heads (do_GET, parse_head)  0.54    1.46    1.37
+#     receive a head in one piece (read_head)                      0.53    1.38    1.28
+#     reuse threads (has_room, work)                               0.49    1.02    0.63
+#     use one core of the processor (stay_on_one_core)             0.50    0.81    0.25
 #
 # Threads that have done their work wait at a queue, self.jobs, and the loop accepts a connection only if
-# one of them is idle. A single core is enough since only one thread at a time runs Python, and whenever
-# a thread hands over to one on another core, that core must be woken. The price: a program that a
-# method starts inherits the one core.
+# one is idle. One core is enough since only one thread at a time runs Python, and a thread that hands
+# over to one on another core must wake that core. The price: a program that a method starts inherits the
+# core. Besides, a ClockServer serves IPv6 as well, and asks no name server when it starts.
 
 MAX_THREADS = 1024  # twice MAX_CONNECTIONS, because the thread of an evicted connection may hang
 
 
 class ClockHandler(FairHandler):
-    """Answers the requests of one connection. To serve a page of your own, override do_GET.
-
-    Needs a ClockServer. All that BaseHTTPRequestHandler documents works as documented.
-    """
+    """Answers the requests to a ClockServer. To serve a page of your own, override do_GET."""
 
     rbufsize = 8192  # bytes that rfile receives at once; new Pythons keep 128 KB for it
     parse_head = staticmethod(functools.lru_cache(maxsize=64)(parse_head))  # clients repeat their head
@@ -826,6 +822,7 @@ class ClockHandler(FairHandler):
         super().do_GET()
         response, self.wfile = self.wfile.getvalue(), stream
         self.wfile.write(response)
+        # Cut it at the milliseconds of the stamp: 12.345+01:00">
         before, _, after = re.split(rb'(?<=[0-9]\.)([0-9]{3})(?=[+-][0-9:]+">)', response, maxsplit=1)
         if int(time.time()) == int(now):  # otherwise the response may be of the next second
             self.kept[key] = int(now), before, after
@@ -838,7 +835,7 @@ class ClockServer(FairServer):
 
     def __init__(self, server_address, RequestHandlerClass=ClockHandler, bind_and_activate=True):
         self.jobs = queue.SimpleQueue()  # the connections that wait for a thread, each with its address
-        self.idle = []  # has a None for each thread that waits for a job
+        self.idle = []  # has a None for each thread that waits; append and pop are single steps, += is not
         self.address_family, address = resolve(*server_address[:2])
         super().__init__(address, RequestHandlerClass, bind_and_activate)
 
@@ -885,25 +882,16 @@ class ClockServer(FairServer):
         self.jobs.put(None)
 
 
-def resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple]:
-    """Return the address family and the address for a host and a port to listen on.
-
-    Raises OSError or UnicodeError if the host is not known or not valid.
-    """
-    if not host and socket.has_dualstack_ipv6():
-        return socket.AF_INET6, ("::", port)
-    # What cannot be a name can only be an address: do not ask a name server.
-    flags = 0 if re.fullmatch(r"[\w.-]*[A-Za-z][\w.-]*", host) else socket.AI_NUMERICHOST
-    # A name may have addresses of both families. The smaller one is IPv4, which more clients can use.
-    found = min(socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM, flags=flags))
-    return found[0], (found[4][0], port, *found[4][2:])
-
-
 def stay_on_one_core() -> None:
     """Keep this process, and the processes that it starts, on one core, where the system can do that."""
     with suppress(AttributeError, OSError):  # the system does not know these calls, or forbids them
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
+
+
+# Start this stage, without a log, and type the commands again:
+#
+#     $ python3 clock_server.py --quiet
 
 
 # --- The command ---------------------------------------------------------------------------------
@@ -913,14 +901,14 @@ def stay_on_one_core() -> None:
 #     $ python3 -c "from clock_server import *; ThreadingHTTPServer(('', 8880), ClockPage).serve_forever()"
 #
 # It prints a traceback, and Ctrl-C in the first one prints another. But the operator has only made a
-# slip, or wants to stop. Start `python3 clock_server.py` twice: the second one prints a line that says
-# what is wrong and what to do, and Ctrl-C in the first one ends it without a word.
+# slip, or wants to stop. Start `python3 clock_server.py` twice: the second one says in a line what is wrong
+# and which port is free, and Ctrl-C ends the first one without a word.
 
 def main(argv: list[str] | None = None, handler=ClockHandler) -> None:
     """Serve until SIGINT (Ctrl-C) or SIGTERM, which end the whole process: main does not return.
 
-    `argv` are the arguments, or None for those of the program; `handler` makes the handlers. Exits with
-    status 2 if the arguments are invalid, and with status 1 if the server cannot start.
+    `argv` are the arguments, or None for those of the program. Exits with status 2 if they are invalid,
+    and with status 1 if the server cannot start.
     """
     args = parse_arguments(argv)
     server = listen(args.bind, args.port, handler)
@@ -928,8 +916,9 @@ def main(argv: list[str] | None = None, handler=ClockHandler) -> None:
         with suppress(ValueError):  # this is not the main thread, which alone can do this
             signal.signal(number, lambda *_: os._exit(0))  # at once, whatever the threads do
     if args.quiet:
-        getattr(handler, "func", handler).log_request = lambda *_: None  # func is that of a partial
-    if getattr(sys, "_is_gil_enabled", lambda: True)():
+        handler = getattr(handler, "func", handler)  # the class of a functools.partial
+        handler.log_request = handler.log_error = lambda *_: None
+    if getattr(sys, "_is_gil_enabled", lambda: True)():  # threads cannot run Python at the same time
         stay_on_one_core()
     say(sys.stdout, start_text(*server.server_address))
     server.serve_forever()
@@ -945,8 +934,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not 0 <= args.port <= 65535:
         parser.error("not a port number from 0 to 65535: %d" % args.port)
-    # In URLs, IPv6 addresses stand in brackets. An empty address is an error, but no address means all.
-    args.bind = "" if args.bind is None else args.bind.strip("[]") or "[]"
+    if args.bind == "":
+        parser.error("--bind needs an address or a host name")
+    args.bind = (args.bind or "").strip("[]")  # in URLs, IPv6 addresses stand in brackets
     return args
 
 
@@ -959,6 +949,17 @@ def listen(host: str, port: int, handler) -> ClockServer:
         reason, number = getattr(error, "strerror", None) or error, getattr(error, "errno", None)
         advice = f"; port {free_port(host, port)} is free" if number == errno.EADDRINUSE else ""
         sys.exit(f"clock_server: cannot listen on port {port} of {host or 'all interfaces'}: {reason}{advice}")
+
+
+def resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple]:
+    """Return the address family and the address to listen on. Raises OSError or UnicodeError."""
+    if not host and socket.has_dualstack_ipv6():
+        return socket.AF_INET6, ("::", port)
+    # What cannot be a name can only be an address: do not ask a name server.
+    flags = 0 if re.fullmatch(r"[\w.-]*[A-Za-z][\w.-]*", host) else socket.AI_NUMERICHOST
+    # A name may have addresses of both families. The smaller one is IPv4, which more clients can use.
+    found = min(socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM, flags=flags))
+    return found[0], (found[4][0], port, *found[4][2:])
 
 
 def free_port(host: str, port: int) -> int:
@@ -985,6 +986,7 @@ def url(host: str, port: int) -> str:
 
 def outside_address() -> str:
     """Return an address under which other computers reach this one, or "" without a network."""
+    # These two targets are reserved for documentation.
     for family, target in (socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"):
         with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((target, 9))  # sends nothing, but chooses the address to send from
