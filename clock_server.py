@@ -21,7 +21,7 @@ The server sends a response back on the same connection:
 
     HTTP/1.1 200 OK                     the status line: version, status, reason phrase
     Content-Type: text/html             the header section
-    Content-Length: 4987                the number of bytes in the body
+    Content-Length: 3853                the number of bytes in the body
                                         an empty line ends the header section
     <!DOCTYPE html>...                  the body
 
@@ -136,7 +136,7 @@ class ClockPage(BaseHTTPRequestHandler):
 # Each of these chapters shows an attack as a command, and at its end the line that starts the server
 # with the cure. Keep the server of the chapter before running in one terminal, and type the attack in
 # another one: what follows "$ " and, on further lines, "> ". Ctrl-C ends a command that waits. Then stop
-# the server with Ctrl-C, which prints a traceback until the last chapter, start the new one, and type the
+# the server with Ctrl-C, which prints a traceback until the last one, start the new one, and type the
 # attack again. (On Windows, use the shell of WSL.)
 
 
@@ -245,7 +245,7 @@ class PoliteHandler(ClockPage):
     }
 
     def setup(self):
-        """Prepare for a connection. Overridden so that a method of yours may close wfile, as a with does."""
+        """Prepare for a connection. Overridden so that `with io.TextIOWrapper(self.wfile)` may close wfile."""
         super().setup()
         self.wfile.close = self.wfile.flush  # an attribute of the object hides the method of its class
 
@@ -257,7 +257,7 @@ class PoliteHandler(ClockPage):
     def do_HEAD(self):
         """Answer as for GET; end_headers sees to it that no body follows."""
         self.do_GET()
-        vars(self.wfile).pop("write", None)  # undoes what end_headers has done
+        vars(self.wfile).pop("write", None)  # which end_headers, below, has hidden
 
     def do_OPTIONS(self):
         """Answer without a body; end_headers lists the methods (RFC 9110 section 9.3.7)."""
@@ -274,7 +274,7 @@ class PoliteHandler(ClockPage):
     def send_response_only(self, code, message=None):
         """Begin a response. Overridden to remember its status, and to keep its first line one line."""
         self.sent_status, self.sent = int(code), set()
-        vars(self.wfile).pop("write", None)  # undoes what end_headers has done for the last response
+        vars(self.wfile).pop("write", None)  # if a do_HEAD of yours has left it hidden
         super().send_response_only(code, message and re.sub(r"[^\t -~\x80-\xff]", "?", message))
 
     def send_header(self, keyword, value, *more, **options):
@@ -284,11 +284,11 @@ class PoliteHandler(ClockPage):
         if re.search("[\0\r\n]", f"{keyword}{value}"):
             raise ValueError(f"line break in a field: {keyword!r}, {value!r}")
         self.sent.add(keyword.lower())
-        super().send_header(keyword, str(value).strip(), *more, **options)
+        super().send_header(keyword, str(value).strip(), *more, **options)  # Server ends in a blank
 
     def end_headers(self):
         """End the head. Overridden to add the fields that the method has not sent itself."""
-        if self.sent_status >= 200:  # otherwise another response follows, as after 100 Continue
+        if self.sent_status >= 200:  # otherwise another response follows: see handle_expect_100
             fields = dict(self.common_fields)
             if self.sent_status == 405 or self.command == "OPTIONS":
                 fields["Allow"] = ", ".join(name[3:] for name in sorted(dir(self)) if name.startswith("do_")
@@ -301,7 +301,7 @@ class PoliteHandler(ClockPage):
                 if name.lower() not in self.sent:
                     self.send_header(name, fields[name])
         super().end_headers()
-        if self.command == "HEAD" or self.sent_status in BODILESS:
+        if self.command == "HEAD":
             self.wfile.write = len  # drops what is written, and returns its length, as write does
 
 
@@ -318,9 +318,8 @@ class PoliteHandler(ClockPage):
 #
 # The server refuses this request, since it is malformed. But the line in its log begins with
 # "GET / HTTP/1.1" 200 -  and a program that reads up to the second quotation mark sees a request that
-# was answered with 200. On old Pythons, a request can even move the cursor. There is a second problem:
-# press Ctrl-S in the terminal of the server, which stops its output, and open the page. It does not load
-# until you press Ctrl-Q, because a thread that writes to the log waits.
+# was answered with 200. There is a second problem: press Ctrl-S in the terminal of the server, which stops
+# its output, and open the page. It does not load until you press Ctrl-Q: a thread waits to write.
 #
 # The cure is to replace quotation marks and control characters, to cut long lines, which would fill
 # the disk, and to write nothing while nobody reads.
@@ -350,7 +349,7 @@ class HonestHandler(PoliteHandler):
     def log_message(self, format, *args):
         """Write a line to the log, in the format of http.server. Overridden for what is said above."""
         args = tuple(arg.replace('"', "%22") if isinstance(arg, str) else arg for arg in args)
-        message = (format % args).encode("unicode_escape").decode()
+        message = re.sub(r"[^ -\[\]-~]", lambda match: ascii(match[0])[1:-1], format % args)
         if len(message) > LOG_CHARACTERS:
             message = message[:LOG_CHARACTERS] + "..." + message[-7:]  # the end is '" 200 -'
         say(sys.stderr, f"{self.address_string()} - - [{self.log_date_time_string()}] {message}\n")
@@ -385,8 +384,9 @@ class HonestHandler(PoliteHandler):
 #
 # The functions before the class know nothing of connections: bytes go in, and what they mean comes out.
 # The notation of the standards: 1*x means one or more x, [ x ] an optional x, "x" just these
-# characters, SP a space, and OWS optional spaces and tabs. No two neighbours in a pattern of ours match
-# the same bytes. In rb"a*a*x" they do: Python would try all ways to divide a row of a's between them.
+# characters, SP a space, and OWS optional spaces and tabs. Where neighbours in a pattern can match the same
+# bytes, as in rb"a*a*x", Python tries all ways to divide a row of a's between them. Ours cannot, but for a
+# few bytes. In a pattern, (?=x) means: here follows x; (?!x): here x does not follow; (?i): in any case.
 
 HEAD_BYTES = 65536  # in a head; browsers send the cookies of all servers on this machine
 MAX_FIELDS = 100    # in a head, as in http.server, Apache and gunicorn
@@ -396,7 +396,7 @@ TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 # field-line = field-name ":" OWS field-value OWS CRLF  (RFC 9112 sections 2.1 and 5)
 FIELD_LINE = re.compile(rb"%s:[\t -~\x80-\xff]*\r\n" % TOKEN)
 FIELD_LINES = re.compile(rb"(?:%s)*\r\n" % FIELD_LINE.pattern)  # with the empty line after them
-# Of these fields, we need the values ((?i) ignores case, and in (?m), ^ is the start of any line).
+# Of these fields, we need the values. (With (?m), ^ is the start of any line.)
 KNOWN_FIELD = re.compile(rb"(?im)^(host|content-length|transfer-encoding|connection|expect):([^\r]*)")
 # uri-host = IP-literal / reg-name  (RFC 3986 section 3.2.2); the literal is an IPv6 address
 URI_HOST = rb"(?:\[(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f.]*\]|(?:[!$&'()*+.;=_~0-9A-Za-z-]|%[0-9A-Fa-f]{2})+)"
@@ -484,7 +484,7 @@ class StrictHandler(HonestHandler):
 
     def parse_request(self):
         """Read and check a request, whose first line has been read; return whether to answer it."""
-        # After a body, refuse to go on, even if a method has sent Connection: keep-alive.
+        # After a body, stop, even if a method has sent Connection: keep-alive, which the library obeys.
         head = b"" if self.has_body else self.read_head()
         self.requestline = self.raw_requestline.decode("latin-1").rstrip("\r\n")
         self.request_version, self.close_connection = "HTTP/1.1", True
@@ -498,11 +498,13 @@ class StrictHandler(HonestHandler):
             return False
         self.command, self.path, self.request_version, self.has_body, close, expects = request
         self.raw_head, self.headers_cache = head, None
-        self.close_connection = close or self.protocol_version == "HTTP/1.0"  # in a class of yours
+        self.close_connection = close or self.protocol_version == "HTTP/1.0"  # in a subclass
         return not expects or self.handle_expect_100()
 
     def handle_expect_100(self):
-        """Send 100 Continue. Overridden to send it at once, and not to a request that is refused."""
+        """Send the interim response 100, for which a client waits that has sent Expect: 100-continue.
+        Overridden to send it at once, and not to a request that is refused.
+        """
         if getattr(self, "do_" + self.command, self.refuse) != self.refuse:
             super().handle_expect_100()
             self.wfile.flush()
@@ -514,7 +516,7 @@ class StrictHandler(HonestHandler):
             self.raw_requestline = self.rfile.readline(HEAD_BYTES + 1)
         head = line = self.raw_requestline
         rule = REQUEST_LINE
-        while rule.fullmatch(line) and head.count(b"\n") < MAX_FIELDS + 3:  # then it is one too many
+        while rule.fullmatch(line) and head.count(b"\n") < MAX_FIELDS + 3:  # lines: one more than a head has
             line = self.rfile.readline(HEAD_BYTES + 1 - len(head))
             head, rule = head + line, FIELD_LINE
         return head if line.endswith(b"\n") or len(head) > HEAD_BYTES else b""
@@ -592,8 +594,9 @@ class CalmServer(ThreadingHTTPServer):
         """Print a traceback, if that is possible at once, and if it is not that the client left."""
         error = sys.exc_info()[1]
         # The errors of files have a filename; those of connections have none.
-        if getattr(error, "errno", None) not in CLIENT_LEFT or error.filename:
-            if sys.stderr and not is_stuck(sys.stderr):
+        is_bug = getattr(error, "errno", None) not in CLIENT_LEFT or error.filename
+        if is_bug and sys.stderr and not is_stuck(sys.stderr):
+            with suppress(Exception):  # standard error cannot be written, or no file is free to load this
                 super().handle_error(request, client_address)
 
 
@@ -617,8 +620,7 @@ class CalmServer(ThreadingHTTPServer):
 # each connection had its last complete head, and evicts a connection that waits too long for the next
 # one. To evict a connection means to close it before its client is done.
 
-# From one complete head to the next. A client that asks every 5 or 10 seconds must not meet the close.
-REQUEST_SECONDS = 9
+REQUEST_SECONDS = 9  # from one head to the next; at 10, a client that asks every 10 s would cross the close
 
 
 class PunctualServer(CalmServer):
@@ -627,7 +629,6 @@ class PunctualServer(CalmServer):
     def __init__(self, *args, **options):
         # For each connection, when its last complete head came, or when it began; the oldest is the first.
         # No lock protects this dict, since what we do with it (copy, pop, assign) is a single step for Python.
-        # A handler may write the time of a connection just evicted, but then its thread removes it, too.
         self.connections = {}
         super().__init__(*args, **options)
 
@@ -667,8 +668,8 @@ class PunctualHandler(StrictHandler):
     def parse_request(self):
         """Read and check a request. Overridden to give the connection its time anew."""
         is_valid = super().parse_request()
-        self.server.connections.pop(self.connection, None)  # so that it becomes the last one
-        self.server.connections[self.connection] = time.monotonic()
+        if self.server.connections.pop(self.connection, None):  # it becomes the last one, unless evicted
+            self.server.connections[self.connection] = time.monotonic()
         return is_valid
 
 
@@ -681,8 +682,8 @@ class PunctualHandler(StrictHandler):
 #
 # A client can take all connections, and do nothing with them. To see it in a second, type `ulimit -n 64`
 # in the terminal of the server before you start it: then it may open 64 files and sockets, where Linux
-# usually allows 1,024. (For the next chapter, open a new terminal.) While this command runs, the page
-# does not load for nine seconds, and without a deadline it never does:
+# usually allows 1,024. While this command runs, the page does not load for nine seconds, and without a
+# deadline it never does:
 #
 #     $ python3 -c "import socket, time
 #     > connections = []
@@ -694,7 +695,7 @@ class PunctualHandler(StrictHandler):
 # The cure is to evict the connection that has waited longest when another client comes. If all clients
 # are busy, so that none has waited long, each response closes its connection, and they take turns.
 #
-# A client can also ask again and again, and not read. Here, 200 connections do that:
+# A client can also ask again and again, and not read. (Start the server without the ulimit for this one.)
 #
 #     $ python3 -c "import socket, time
 #     > connections = []
@@ -708,7 +709,7 @@ class PunctualHandler(StrictHandler):
 # The server answers as fast as it can, and the system keeps what nobody reads: 300 MB, as the line TCP of
 # /proc/net/sockstat on Linux says (in pages of 4 KB), while the page takes up to half a second. The cure
 # is to let the system keep 40 KB for each connection; then the threads of the greedy clients wait, and
-# the page takes a millisecond. (The log may say that requests timed out.)
+# the page takes a millisecond.
 
 MAX_CONNECTIONS = 512   # at once: half of the 1,024 files and sockets that Linux usually allows
 TURN_CONNECTIONS = 256  # at once: if there are more, each response closes its connection
@@ -786,7 +787,7 @@ class FairHandler(PunctualHandler):
 # over to one on another core must wake that core. The price: a program that a method starts inherits the
 # core. Besides, a ClockServer serves IPv6 as well, and asks no name server when it starts.
 
-MAX_THREADS = 1024  # twice MAX_CONNECTIONS, because the thread of an evicted connection may hang
+MAX_THREADS = 1024  # twice MAX_CONNECTIONS: a slow method goes on when its connection has been evicted
 
 
 class ClockHandler(FairHandler):
@@ -896,13 +897,13 @@ def stay_on_one_core() -> None:
 
 # --- The command ---------------------------------------------------------------------------------
 #
-# Two programs cannot listen on one port. Start a server of another chapter while the last one runs:
+# Two programs cannot listen on one port. Start this server twice:
 #
-#     $ python3 -c "from clock_server import *; ThreadingHTTPServer(('', 8880), ClockPage).serve_forever()"
+#     $ python3 -c "from clock_server import *; FairServer(('', 8880), FairHandler).serve_forever()"
 #
-# It prints a traceback, and Ctrl-C in the first one prints another. But the operator has only made a
-# slip, or wants to stop. Start `python3 clock_server.py` twice: the second one says in a line what is wrong
-# and which port is free, and Ctrl-C ends the first one without a word.
+# The second one prints a traceback, and Ctrl-C in the first one prints another. But the operator has only
+# made a slip, or wants to stop. Start `python3 clock_server.py` twice: the second one says in a line what
+# is wrong and which port is free, and Ctrl-C ends the first one without a word.
 
 def main(argv: list[str] | None = None, handler=ClockHandler) -> None:
     """Serve until SIGINT (Ctrl-C) or SIGTERM, which end the whole process: main does not return.
