@@ -252,7 +252,8 @@ class PoliteHandler(ClockPage):
     def finish(self):
         """Clean up after a connection. Overridden because now wfile is to be closed."""
         vars(self.wfile).pop("close", None)
-        super().finish()
+        with self.rfile:  # close it, too, if the client has left, and wfile cannot be flushed
+            super().finish()
 
     def do_HEAD(self):
         """Answer as for GET; end_headers sees to it that no body follows."""
