@@ -552,16 +552,13 @@ class StrictHandler(HonestHandler):
 #     $ python3 -c "import urllib.request
 #     > urllib.request.urlopen('http://localhost:8880/', data=b'x' * 10**7)"
 #
-# The server refuses the request, and closes the connection. But when a connection with unread input is
-# closed, the system resets it: the client fails with "broken pipe" or "connection reset", and never
-# reads the response.
+# The server refuses the request, and closes the connection. But a connection that is closed with unread
+# input is reset: the client fails with "broken pipe" or "connection reset", and never reads the response.
 #
-# The cure is to print nothing if a client has left, and the lingering close (RFC 9112 section 9.6):
-# stop sending, read until the client stops, too, and only then close. (How long a client may take is the
-# subject of the next chapter.)
-#
-# From here on, our servers override methods that serve_forever, the loop of the module socketserver,
-# calls. (There, a connection is called a request.)
+# The cure is to print nothing if a client has left, and the lingering close (RFC 9112 section 9.6): stop
+# sending, read until the client stops, too, and only then close. (The next chapter says how long that may
+# take.) Our servers override methods that serve_forever, the loop of the module socketserver, calls. There,
+# a connection is called a request:
 #
 #     until the program ends:
 #         wait until a client connects, at most half a second
@@ -586,10 +583,12 @@ class CalmServer(ThreadingHTTPServer):
         try:
             super().finish_request(request, client_address)
         finally:
-            with suppress(OSError):  # the client has left
+            try:
                 request.shutdown(socket.SHUT_WR)
-                while request.recv(16384):
+                while request.recv(8192):
                     pass
+            except OSError:  # the client has left
+                pass
 
     def handle_error(self, request, client_address):
         """Print a traceback, if that is possible at once, and if it is not that the client left."""
@@ -617,9 +616,8 @@ class CalmServer(ThreadingHTTPServer):
 #
 # The server waits for the rest forever, and so does this command. Each such client keeps a thread and
 # a connection. A timeout for each receive is no cure: a client that sends a byte now and then never
-# meets it. So the whole request has a deadline, and likewise its response. The server remembers when
-# each connection had its last complete head, and evicts a connection that waits too long for the next
-# one. To evict a connection means to close it before its client is done.
+# meets it. So the whole request has a deadline, and its response, too: a connection that waits too long
+# for its next complete head is evicted, that is, closed before its client is done.
 
 REQUEST_SECONDS = 9  # from one head to the next; at 10, a client that asks every 10 s would cross the close
 
@@ -796,13 +794,14 @@ class ClockHandler(FairHandler):
 
     rbufsize = 8192  # bytes that rfile receives at once; new Pythons keep 128 KB for it
     parse_head = staticmethod(functools.lru_cache(maxsize=64)(parse_head))  # clients repeat their head
+    match_line = staticmethod(functools.lru_cache(maxsize=64)(REQUEST_LINE.fullmatch))
     # For each version and close_connection, a second, and a response of it, cut at its milliseconds.
     kept: dict[tuple[str, bool], tuple[int, bytes, bytes]] = {}
 
     def read_head(self):
         """Return the head of the request. Overridden to take it in one piece if it has come in one."""
         head = self.raw_requestline
-        if REQUEST_LINE.fullmatch(head):
+        if self.match_line(head):
             head += self.rfile.peek()  # what has come; it stays in rfile
         length = head.find(b"\r\n\r\n") + 4
         if length < 4:
