@@ -1415,7 +1415,7 @@ class FullHouseTest(CrowdTest):
             self.crowd(200, server.server_port, GET * 200)
             self.assertEqual(statuses(exchange(server, GET * 5)), [200] * 5)
             self.assertGreaterEqual(len(server.connections), 200)
-            for connection in server.connections.copy():
+            for connection in list(server.connections.copy())[:200]:  # the last one may be closed by now
                 self.assertLess(connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF), 100_000)
                 self.assertTrue(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
                 timeout = getattr(socket, "TCP_USER_TIMEOUT", 0)
