@@ -774,12 +774,12 @@ class FairHandler(PunctualHandler):
 #
 # These are the measures of this chapter, and the seconds after each, on two cores and without a log:
 #
-#     the server of the last chapter                               0.120   1.9    2.1
-#     keep a response for the rest of its second (do_GET)          0.030   1.3    1.6
+#     the server of the last chapter                               0.11    1.9    2.0
+#     keep a response for the rest of its second (do_GET)          0.03    1.4    1.6
 #     keep what heads say (parse_head); receive a head in one
-#     piece, which is a third of the work for a browser's          0.015   1.3    1.5
-#     reuse threads (has_room, work)                               0.015   1.2    0.5
-#     use one core of the processor (stay_on_one_core)             0.020   0.7    0.5
+#     piece, which is a third of the work for a browser's          0.01    1.4    1.4
+#     reuse threads (has_room, work)                               0.01    1.2    0.7
+#     use one core of the processor (stay_on_one_core)             0.01    0.8    0.4
 #
 # Threads that have done their work wait at a queue, self.jobs, and the loop accepts a connection only if
 # one is idle. One core is enough since only one thread at a time runs Python, and a thread that hands
