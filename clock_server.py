@@ -794,7 +794,7 @@ class ClockHandler(FairHandler):
 
     rbufsize = 8192  # bytes that rfile receives at once; new Pythons keep 128 KB for it
     parse_head = staticmethod(functools.lru_cache(maxsize=64)(parse_head))  # clients repeat their head
-    match_line = staticmethod(functools.lru_cache(maxsize=64)(REQUEST_LINE.fullmatch))
+    match_line = staticmethod(functools.lru_cache(maxsize=64)(REQUEST_LINE.fullmatch))  # and so its line
     # For each version and close_connection, a second, and a response of it, cut at its milliseconds.
     kept: dict[tuple[str, bool], tuple[int, bytes, bytes]] = {}
 

@@ -1084,7 +1084,6 @@ REJECTED += [("9112 6", repr(coding), get_with(b"Transfer-Encoding: " + coding),
     b"", b"\x0bchunked", b"chunked, gzip", b"chunked, chunked", b"gzip, identity", b", ,", b"x,x"]]
 REJECTED += [("9112 6.1", repr(coding), get_with(b"Transfer-Encoding: " + coding), 501) for coding in [
     b"gzip", b"identity", b"xchunked", b"gzip, chunked", b"chunked;q=1", b'"chunked"']]
-MARKS = [bytes([byte]) for byte in b"\r\n :,\t\0/?#*HTP109x\xff"] + [b"\r\n", b"\r\n\r\n", GET]
 
 
 class Cut(QuietHandler):
