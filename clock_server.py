@@ -322,7 +322,7 @@ class ShyHandler(PoliteHandler):
     def send_response_only(self, code, message=None):
         """Begin a head. Overridden to remember the status, and to keep a line break out of the first line."""
         self.sent_status, self.sent_names = code, frozenset()
-        super().send_response_only(code, message and message.encode("unicode_escape").decode())
+        super().send_response_only(code, message and ascii(message)[1:-1])
 
     def send_header(self, keyword, value, *more, **options):
         """Add a field. Overridden to remember its name, and to raise ValueError for a line break in it."""
@@ -388,7 +388,7 @@ class HonestHandler(ShyHandler):
     def log_message(self, format, *args):
         """Write a line to the log. Overridden for what is said above; the format is that of http.server."""
         args = tuple(arg.replace('"', "%22") if isinstance(arg, str) else arg for arg in args)
-        message = (format % args).encode("unicode_escape").decode()  # a line break becomes \n, é becomes \xe9
+        message = ascii(format % args)[1:-1]  # without its quotes; a line break becomes \n, é becomes \xe9
         if len(message) > LOG_CHARACTERS:
             message = message[:LOG_CHARACTERS] + "..." + message[-7:]  # the end is '" 200 -'
         say(sys.stderr, f"{self.address_string()} - - [{self.log_date_time_string()}] {message}\n")
@@ -748,16 +748,16 @@ class PunctualServer(CalmServer):
         self.connections.pop(request, None)
         self.close_request(request)  # inherited; finish_request has shut it down already
 
-    def evict(self, seconds: float) -> bool:
-        """Evict the connection that has waited longest, if so long; return whether it was evicted."""
+    def evict(self, seconds: float) -> socket.socket | None:
+        """Evict the connection that has waited longest, if so long; return it, or None."""
         connections = self.connections.copy()  # the other threads change the original
         longest = next(iter(connections), None)
         if longest is None or time.monotonic() - connections[longest] < seconds:
-            return False
+            return None
         self.connections.pop(longest, None)
         with suppress(OSError):  # the client has left
             longest.shutdown(socket.SHUT_RDWR)  # wakes its thread, which closes it
-        return True
+        return longest
 
     def service_actions(self):
         """Keep the deadlines. Overridden because serve_forever calls it twice a second or more often."""
@@ -821,7 +821,8 @@ class PunctualHandler(StrictHandler):
 MAX_CONNECTIONS = 512   # at once: half of the 1,024 files and sockets that Linux usually allows
 TURN_CONNECTIONS = 64   # at once; the requests of 64 clients that pipeline delay a page by half a second
 GRACE_SECONDS = 0.01    # before a connection may be evicted; a request usually follows at once
-RETRY_SECONDS = 0.0005  # to sleep when there was no room; then an evicted connection has usually been closed
+RETRY_SECONDS = 0.0005  # to sleep when there was no room; most evicted connections are closed by then
+CLOSE_RETRIES = 20      # times to sleep before another connection is evicted instead; 10 ms are enough
 SEND_BYTES = 40960      # of a response that the system keeps until the client reads them
 
 
@@ -850,8 +851,11 @@ class FairServer(PunctualServer):
                 raise BlockingIOError("no room yet")
             return super().get_request()
         except OSError:  # the system may have no more sockets
-            self.evict(GRACE_SECONDS)
-            time.sleep(RETRY_SECONDS)  # the thread of that connection needs a moment to close it
+            evicted = self.evict(GRACE_SECONDS)
+            for _ in range(CLOSE_RETRIES):
+                time.sleep(RETRY_SECONDS)
+                if evicted is None or evicted.fileno() == -1:  # its thread has closed it
+                    break
             raise
 
 
@@ -906,8 +910,9 @@ class KeepingHandler(FairHandler):
 
     def read_request(self):
         """Return what the head says. Overridden to look it up if the head has come in one piece."""
-        self.keep_line(self.raw_requestline)  # raises Refused
-        received = self.raw_requestline + self.rfile.peek()
+        received = self.raw_requestline
+        if received.endswith(b"\n") and self.keep_line(received):  # raises Refused if it is wrong
+            received += self.rfile.peek()
         length, self.received = received.find(b"\r\n\r\n") + 4, len(received)
         if length < 4:  # the end of the head is not there
             return super().read_request()

@@ -37,6 +37,7 @@ import json
 import os
 import random
 import re
+import select
 import shlex
 import shutil
 import signal
@@ -112,7 +113,6 @@ def running_server(handler=QuietHandler, errors=(), host="127.0.0.1", server_cla
 
     `errors` are the types of the errors that the server is expected to report, in their order.
     """
-    before = set(threading.enumerate())
     with contextlib.ExitStack() as stack:
         for name, value in limits.items():
             stack.enter_context(mock.patch.object(clock_server, name, value))
@@ -125,7 +125,9 @@ def running_server(handler=QuietHandler, errors=(), host="127.0.0.1", server_cla
         finally:
             server.shutdown()
             thread.join()
-    wait_until(lambda: not server.connections and set(threading.enumerate()) <= before)
+            while server.evict(0):  # server_close leaves them to their threads
+                pass
+    wait_until(lambda: not server.connections and not server.threads)
     assert [type(error) for error in server.errors] == list(errors), server.errors
 
 
@@ -254,8 +256,9 @@ class Program:
     """
 
     def __init__(self, *command, **options):
-        environment = dict(os.environ, **options.pop("environment", {}))
-        self.log = tempfile.TemporaryFile()
+        self.folder = tempfile.mkdtemp()
+        environment = dict(os.environ, TMPDIR=self.folder, **options.pop("environment", {}))
+        self.log = open(os.path.join(self.folder, "log"), "wb")
         options = dict(dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.log), **options)
         self.process = subprocess.Popen(command, cwd=HERE, env=environment, start_new_session=True, **options)
         self.timer = threading.Timer(3 * GIVE_UP, self.kill)  # so that nothing waits for it forever
@@ -272,6 +275,7 @@ class Program:
         for file in self.log, self.process.stdin, self.process.stdout:
             if file:
                 file.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def kill(self):
         if hasattr(os, "killpg"):
@@ -281,8 +285,8 @@ class Program:
             self.process.kill()
 
     def errors(self):
-        size = os.fstat(self.log.fileno()).st_size
-        return os.pread(self.log.fileno(), size, 0).decode().replace("\r\n", "\n")
+        with open(self.log.name, "rb") as file:  # at a position of its own
+            return file.read().decode().replace("\r\n", "\n")
 
     def finish(self, *signals):
         for number in signals:
@@ -425,9 +429,9 @@ class PageTest(unittest.TestCase):
 
 STAGES = [  # the servers of the chapters and their handlers
     ("ThreadingHTTPServer", "ClockPage"), ("ThreadingHTTPServer", "PoliteHandler"),
-    ("ThreadingHTTPServer", "HonestHandler"), ("ThreadingHTTPServer", "StrictHandler"),
-    ("CalmServer", "StrictHandler"), ("PunctualServer", "PunctualHandler"),
-    ("FairServer", "FairHandler"), ("ClockServer", "ClockHandler")]
+    ("ThreadingHTTPServer", "ShyHandler"), ("ThreadingHTTPServer", "HonestHandler"),
+    ("ThreadingHTTPServer", "StrictHandler"), ("CalmServer", "StrictHandler"),
+    ("PunctualServer", "PunctualHandler"), ("FairServer", "FairHandler"), ("ClockServer", "ClockHandler")]
 PATIENCE = 3  # seconds that a visitor waits for the page
 
 
@@ -459,10 +463,20 @@ def visitor_is_not_answered(server, attack):
     return True
 
 
+def frame_is_shown(server, attack):
+    """Return whether a browser may show the page in the page of the attack, or the fields tell too much."""
+    wait_until(lambda: is_listening(attack.other_port))
+    source = re.search(b'<iframe src="http://localhost:(.*?)/"', visit(attack.other_port).body)[1]
+    assert int(source) == server.port
+    fields = visit(server.port).fields
+    return not ("frame-ancestors 'none'" in fields.get("Content-Security-Policy", "")
+                and "no-store" in fields.get("Cache-Control", "") and "Python" not in fields["Server"])
+
+
 ATTACKS = [  # label, chapter, how many of its commands, the class that cures it, when the server is harmed
     ("another method", "The methods", 2, "PoliteHandler", lambda server, attack: not all(
-        text in attack.errors() for text in ("HTTP/1.1 200 ", "HTTP/1.1 405 ", "Allow: GET, HEAD, OPTIONS",
-                                             "Server: clock_server\n", "frame-ancestors 'none'"))),
+        text in attack.errors() for text in ("HTTP/1.1 200 ", "HTTP/1.1 405 ", "Allow: GET, HEAD, OPTIONS"))),
+    ("a frame", "The frame", 3, "ShyHandler", frame_is_shown),
     ("a lie in the log", "The log", 1, "HonestHandler",  # for who reads up to the second quotation mark
      lambda server, attack: re.search(r'\] "[^"]*" 200 ', server.errors())),
     ("a hidden request", "The grammar", 1, "StrictHandler",
@@ -473,7 +487,7 @@ ATTACKS = [  # label, chapter, how many of its commands, the class that cures it
      lambda server, attack: "HTTP Error 405" not in attack.errors()),
     ("half a request", "The deadline", 1, "PunctualServer", attack_still_runs),
     ("all connections", "The full house", 1, "FairServer", visitor_is_not_answered),]
-ENDLESS = attack_still_runs, visitor_is_not_answered  # these attacks do not end by themselves
+ENDLESS = attack_still_runs, visitor_is_not_answered, frame_is_shown  # these attacks do not end by themselves
 
 
 @unittest.skipUnless(os.name == "posix" and shutil.which("bash"), "the commands need a shell of Unix")
@@ -504,10 +518,13 @@ class AttacksTest(unittest.TestCase):
                 for number in range(len(STAGES))]
 
     def shell(self, command, port, options="", **environment):
-        python = "%s %s" % (shlex.quote(sys.executable), options)
+        python, other_port = "%s %s" % (shlex.quote(sys.executable), options), free_port()
         script = re.sub(r"\bpython3\b", lambda _: python, command).replace("8880", str(port))
-        return Program("bash", "-c", "exec >&2\n" + script, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                       environment=dict(environment, no_proxy="*", PYTHONUNBUFFERED="1"))
+        script = "exec >&2\n" + script.replace("8881", str(other_port))
+        program = Program("bash", "-c", script, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                          environment=dict(environment, no_proxy="*", PYTHONUNBUFFERED="1"))
+        program.other_port = other_port
+        return program
 
     @contextlib.contextmanager
     def server(self, start):
@@ -618,7 +635,7 @@ def echo(handler):
 
 class ResponsesTest(unittest.TestCase):
 
-    SAFE = {"Server": "clock_server", "Cache-Control": "no-store",
+    SAFE = {"Server": "clock_server", "Cache-Control": "no-store, no-transform",
             "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
 
     def test_every_path_is_the_page(self):
@@ -668,13 +685,13 @@ class ResponsesTest(unittest.TestCase):
                     self.assertEqual("Content-Length" in response.fields, status != 204)
 
     def test_allow_follows_the_class(self):
-        posting = {"do_POST": page_of(b"", ("Allow", "PATCH"), status=405)}
+        posting = {"do_POST": page_of(b"posted")}
         failing = {"do_GET": lambda handler: handler.send_error(405)}
         for attributes, method, allowed in [
-                (posting, b"OPTIONS", "GET, HEAD, OPTIONS, POST"), (posting, b"POST", "PATCH"),
+                (posting, b"OPTIONS", "GET, HEAD, OPTIONS, POST"), (posting, b"POST", None),
                 (posting, b"PUT", "GET, HEAD, OPTIONS, POST"), (failing, b"GET", "GET, HEAD, OPTIONS")]:
             with self.subTest(method), running_server(type("Own", (QuietHandler,), attributes)) as server:
-                self.assertEqual(exchange(server, method + LAST[3:])[0].fields["Allow"], allowed)
+                self.assertEqual(exchange(server, method + LAST[3:])[0].fields.get("Allow"), allowed)
 
     def test_refusal_is_a_complete_response(self):
         with running_server() as server:
@@ -735,22 +752,54 @@ class SubclassTest(unittest.TestCase):
                 received = self.answer(data, **attributes)
                 self.assertTrue(re.fullmatch(pattern, received, re.S), received)
 
-    def test_flush_sends_what_is_there(self):
-        read = threading.Semaphore(0)
+    def test_what_is_written_is_sent_at_once(self):
+        """wfile is that of the library: nothing is kept back, whoever writes."""
+        def begin(handler, length):
+            page_of(b"", ("Content-Length", length), length=False)(handler)
 
-        def stream(handler):
-            page_of(b"", ("Content-Length", 3), length=False)(handler)
+        def write(handler):
+            begin(handler, 3)
             for piece in b"1", b"2", b"3":
-                handler.wfile.write(piece)
-                handler.wfile.flush()
+                assert handler.wfile.write(piece) == 1
                 assert read.acquire(timeout=GIVE_UP)
-        with self.serving(do_GET=stream) as server, connect(server) as connection:
-            connection.sendall(LAST)
-            received = b""
-            for end in b"\r\n\r\n1", b"2", b"3":
-                while not received.endswith(end):
-                    received += connection.recv(65536)
-                read.release()
+
+        def run_child(handler):
+            begin(handler, 5)
+            subprocess.run([sys.executable, "-c", "print('child', end='')"], stdout=handler.wfile, check=True)
+            handler.wfile.write(b"!")
+
+        def use_connection(handler):
+            begin(handler, 5)
+            handler.connection.sendall(b"12345")
+
+        def send_hints(handler):
+            handler.send_response_only(103)
+            handler.send_header("Link", "</style.css>")
+            handler.end_headers()
+            assert read.acquire(timeout=GIVE_UP)
+            page_of(b"page")(handler)
+
+        def switch(handler):
+            handler.send_response_only(101)
+            handler.end_headers()
+            handler.wfile.write(handler.rfile.readline().upper())
+        read = threading.Semaphore(0)
+        for way, data, pieces in [
+                (write, LAST, [b"\r\n\r\n1", b"2", b"3"]), (run_child, LAST, [b"child!"]),
+                (use_connection, LAST, [b"\r\n\r\n12345"]),
+                (send_hints, LAST, [b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n", b"page"]),
+                (switch, LAST + b"raw\n", [b"HTTP/1.1 101 Switching Protocols\r\n\r\nRAW\n"])]:
+            responses = {**ClockHandler.responses, 103: ("Early Hints", "")}  # Python 3.8 does not know it
+            with self.subTest(way.__name__), self.serving(do_GET=way, responses=responses) as server, \
+                    connect(server) as connection:
+                connection.sendall(data)
+                received = b""
+                for end in pieces:
+                    while not received.endswith(end):
+                        piece = connection.recv(65536)
+                        self.assertTrue(piece, received)
+                        received += piece
+                    read.release()
 
     def test_100_continue_goes_to_a_method_that_reads(self):
         def head(method, *fields):
@@ -771,32 +820,25 @@ class SubclassTest(unittest.TestCase):
         received = self.answer(head(b"POST"), do_POST=echo, handle_expect_100=refuse)
         self.assertEqual(statuses(parse_responses(received)), [417])
 
-    def test_page_can_be_written_in_every_way(self):
-        """A method may close wfile, and in the response to HEAD there is nothing of the page."""
+    def test_head_is_that_of_every_page(self):
         def pieces(handler):
+            page_of(b"", ("Content-Length", 4), length=False)(handler)
             for piece in b"1,", b"2\n":
                 assert handler.wfile.write(piece) == 2
                 handler.wfile.flush()
 
         def text(handler):
-            with io.TextIOWrapper(handler.wfile, encoding="utf-8", newline="") as stream:
-                stream.write("1,2\n")
-
-        def rows(handler):
+            page_of(b"", ("Content-Length", 4), length=False)(handler)
             stream = io.TextIOWrapper(handler.wfile, encoding="utf-8", newline="", write_through=True)
             csv.writer(stream, lineterminator="\n").writerow([1, 2])
-
-        def close(handler):
-            handler.wfile.write(b"1,2\n")
-            handler.wfile.close()
-        for way in pieces, text, rows, close:
-            def page(handler):
-                page_of(b"", ("Content-Length", 4), length=False)(handler)
-                way(handler)
-            with self.subTest(way.__name__):
-                received = self.answer(b"HEAD" + GET[3:] + GET * 2 + LAST, do_GET=page)
-                responses = parse_responses(received, ["HEAD"])
-                self.assertEqual([response.body for response in responses], [b""] + [b"1,2\n"] * 3)
+            stream.detach()
+        for page in pieces, text, page_of(b"\r\n\r\n"):
+            with self.subTest(page.__name__):
+                head, get, again = parse_responses(self.answer(b"HEAD" + GET[3:] + GET + LAST, do_GET=page), ["HEAD"])
+                self.assertEqual((head.body, get.body), (b"", again.body))
+                self.assertEqual({**head.fields, "Date": ""}, {**get.fields, "Date": ""})
+        head = self.answer(b"HEAD" + GET[3:] + LAST, do_GET=page_of(b"page", length=False))
+        self.assertRegex(head, rb"(?s)\A((?!\r\n\r\n).)*\r\nConnection: close((?!\r\n\r\n).)*\r\n\r\n\Z")
 
     @unittest.skipUnless(HAS_IPV6, "no IPv6 here")
     def test_addresses_have_two_values(self):
@@ -855,6 +897,33 @@ class SubclassTest(unittest.TestCase):
                         self.assertEqual(responses[0].body, body)
                         self.assertEqual(len(responses), 1 if body else 2)
 
+    def test_body_that_is_not_read_is_never_answered(self):
+        for size in 1, 8192, 65535, 65536, 65537, 200000:
+            for body in b"x" * size, (GET * 3000)[:size]:
+                with self.subTest(size, body=body[:3]):
+                    post = request_of(b"POST / HTTP/1.1", b"Content-Length: %d" % size, body=body)
+                    page = page_of(b"page", ("Connection", "keep-alive"))
+                    received = self.answer(post + GET, do_POST=page)
+                    self.assertEqual(received.count(b"HTTP/1.1 "), 1)
+
+    def test_attributes_are_those_of_the_request_or_empty(self):
+        """A log that blames the address in X-Forwarded-For must not blame the visitor before."""
+        def log_message(handler, format, *args):
+            seen.append((handler.command, handler.path, handler.headers.get("X-Name")))
+        first = request_of(b"PUT /first HTTP/1.1", b"X-Name: first")
+        for label, data in [("400", b"GET / HTTP/1.1\r\nX Y\r\n\r\n"), ("no Host", b"GET / HTTP/1.1\r\n\r\n"),
+                            ("414", b"G" * 70000), ("431", b"GET / HTTP/1.1\r\nX-Other: " + b"y" * 70000),
+                            ("501", request_of(b"BREW /second HTTP/1.1")), ("505", request_of(b"GET / HTTP/2.0"))]:
+            seen = []
+            with self.subTest(label):
+                self.answer(first + data, do_PUT=page_of(b"page"), log_message=log_message)
+                self.assertEqual(seen[0], ("PUT", "/first", "first"))
+                self.assertGreater(len(seen), 1)
+                for command, path, name in seen[1:]:
+                    self.assertIn(command, ("", data.split()[0].decode()))
+                    self.assertIn(path, ("", "/second"))
+                    self.assertIsNone(name)
+
     def test_client_that_goes_away_is_no_error(self):
         """On old Pythons some of these are no ConnectionError, and no TimeoutError either."""
         for name in "HOSTUNREACH", "HOSTDOWN", "NETUNREACH", "NETDOWN", "TIMEDOUT", "CONNRESET", "PIPE":
@@ -869,6 +938,8 @@ class SubclassTest(unittest.TestCase):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
     def test_bug_in_a_method_is_reported_and_closes(self):
+        own_error = KeyError("own")
+        own_error.errno = {}
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))  # nobody listens there
             for label, error, bug in [
@@ -877,6 +948,8 @@ class SubclassTest(unittest.TestCase):
                     ("a server that refuses", ConnectionRefusedError,
                      lambda handler: socket.create_connection(probe.getsockname(), GIVE_UP)),
                     ("a full disk", OSError, mock.Mock(side_effect=OSError(errno.ENOSPC, "full"))),
+                    ("an errno of another kind", OSError, mock.Mock(side_effect=OSError([], "odd"))),
+                    ("an errno of its own", KeyError, mock.Mock(side_effect=own_error)),
                     ("a pipe", BrokenPipeError, mock.Mock(side_effect=OSError(errno.EPIPE, "", "/pipe")))]:
                 with self.subTest(label), self.serving([error], do_GET=bug) as server, \
                         connect(server) as connection:
@@ -946,6 +1019,7 @@ class LogTest(unittest.TestCase):
             ("DEL and C1", b"GET /\x7f\x9b HTTP/1.1\r\n\r\n", r'"GET /\x7f\x9b HTTP/1.1" 400 -'),
             ("quote", b'GET /"_200_" HTTP/1.1' + GET[14:], '"GET /%22_200_%22 HTTP/1.1" 200 -'),
             ("quote in the method", b'GET"200" / HTTP/1.1' + GET[14:], '"GET%22200%22 / HTTP/1.1" 400 -'),
+            ("apostrophe", b"GET /it's HTTP/1.1" + GET[14:], r'"GET /it\'s HTTP/1.1" 200 -'),
             ("percent", b"GET /%s%d HTTP/1.1" + GET[14:], '"GET /%s%d HTTP/1.1" 200 -'),
             ("long", GET[:5] + b"a" * 5000 + GET[5:], '"GET /' + "a" * 194 + '..." 200 -'),
             ("garbage", b"\x16\x03\x01" * 3000 + b"\n", ('"' + r"\x16\x03\x01" * 17)[:200] + '..." 400 -'),]
@@ -965,8 +1039,9 @@ class LogTest(unittest.TestCase):
             do_GET = None  # calling it is a bug
         with open(os.devnull, "w") as closed:
             pass
-        broken = mock.Mock(write=mock.Mock(side_effect=OSError), fileno=mock.Mock(side_effect=OSError))
-        for label, stderr in ("none", None), ("broken", broken), ("closed", closed):
+        odd = [mock.Mock(write=mock.Mock(side_effect=error), fileno=mock.Mock(side_effect=error))
+               for error in (OSError, RuntimeError, KeyError)]
+        for label, stderr in ("none", None), ("closed", closed), *enumerate(odd):
             for handler, status in (ClockHandler, [200]), (Broken, []):
                 with self.subTest(label, status=status), mock.patch("sys.stderr", stderr), \
                         mock.patch("sys.stdout") as stdout, \
@@ -1032,7 +1107,7 @@ ACCEPTED += [("9110 5", repr(lines[:40]), get_with(lines), 200, True) for lines 
 ACCEPTED += [("9110 7.2", repr(line), get_with(host=line), 200, True) for line in [
     b"hOST: x", b"Host:x", b"Host: \t x\t ", *(b"Host: " + host for host in [
         b"localhost:8880", b"127.0.0.1", b"[::1]", b"[::1]:80", b"[::ffff:1.2.3.4]", b"a-b_c.example.",
-        b"x:", b"%7Ex", b"xn--bcher-kva.example"])]]
+        b"x:", b"%7Ex", b"xn--bcher-kva.example", b"[1:2:3:4:5:6:7::]", b"[::2:3:4:5:6:7:8]:8880"])]]
 
 REJECTED = [  # section of the RFC, label, request, status
     ("9112 2.2", "two empty lines first", b"\r\n\r\n" + GET, 400),
@@ -1063,7 +1138,8 @@ REJECTED += [("9112 2.2", "bare %r" % lines, b"GET / HTTP/1." + lines + b"\r\n",
 REJECTED += [("9112 3", repr(line), request_of(line + b" HTTP/1.1"), 400) for line in [
     b"GET ", b"GET\t/", b" GET /", b"GET  /", b"GET / x", b"GET", b"/", b"", b"G(T /", b"GET x", b"GET /#x",
     b"GET /\0", b"GET /\x7f", b"GET /\xe9", b"GET http:///x", b"GET http://u@x/", b"GET https://x/",
-    b"GET x:80", b"GET *", b"CONNECT /", b"CONNECT u@x:80", b"CONNECT x", b"CONNECT x1:", b"OPTIONS x"]]
+    b"GET x:80", b"GET *", b"CONNECT /", b"CONNECT u@x:80", b"CONNECT x", b"CONNECT x1", b"CONNECT x1:",
+    b"CONNECT 80", b"CONNECT x:1:2", b"CONNECT [::1]", b"CONNECT *", b"OPTIONS x", b"PRI *", b"GET http:/x"]]
 REJECTED += [("9112 2.3", repr(end), request_of(b"GET /" + end), 400) for end in [
     b"", b" HTTP/1", b" HTTP/1.10", b" HTTP/01.1", b" http/1.1", b" HTTP/1.\xb9", b" HTTP/1.1 ",
     b" HTTP/1.1\r"]]
@@ -1075,15 +1151,16 @@ REJECTED += [("9112 5", repr(lines), get_with(lines), 400) for lines in [
 REJECTED += [("9110 5.5", "byte %d" % byte, get_with(b"X: a" + bytes([byte]) + b"b"), 400)
              for byte in [*range(9), *range(11, 32), 127]]
 REJECTED += [("9110 7.2", "Host %r" % host, get_with(host=b"Host: " + host), 400) for host in [
-    b"", b"x y", b"x,y", b"x/", b"u@x", b"x:y", b"x:1:2", b"::1", b"[::1", b"[]", b"[x]", b"[1:2]",
-    b"[::1]x", b"x?", b"x#", b"http://x", b"x\\y", b"%zz", b"\xe9"]]
+    b"", b"x y", b"x,y", b"x/", b"u@x", b"x:y", b"x:1:2", b"::1", b"[::1", b"[]", b"[x]", b"::1]", b"[::1%lo]",
+    b"[::1]x", b"[::1]:x", b"[::1]80", b"[[::1]]", b"x[::1]", b"x?", b"x#", b"http://x", b"x\\y", b"\xe9", b":80"]]
 REJECTED += [("9110 8.6", "length %r" % length, get_with(b"Content-Length: " + length), 400) for length in [
     b"", b"+5", b"-1", b"5,5", b"5, 5", b"5 5", b"1_0", b"0x5", b"5.0", b"five", b"\xb2", b"9" * 19,
     b"9" * 5000]]
 REJECTED += [("9112 6", repr(coding), get_with(b"Transfer-Encoding: " + coding), 400) for coding in [
-    b"", b"\x0bchunked", b"chunked, gzip", b"chunked, chunked", b"gzip, identity", b", ,", b"x,x"]]
+    b"", b"\x0bchunked", b"chunked, gzip", b"chunked, chunked", b"gzip, identity", b", ,", b"x,x", b"gzip",
+    b"identity", b"xchunked", b"chunked;q=1", b'"chunked"', b"chunked, gzip, chunked"]]
 REJECTED += [("9112 6.1", repr(coding), get_with(b"Transfer-Encoding: " + coding), 501) for coding in [
-    b"gzip", b"identity", b"xchunked", b"gzip, chunked", b"chunked;q=1", b'"chunked"']]
+    b"gzip, chunked", b"chunked;q=1, chunked", b"gzip, br ,CHUNKED,"]]
 
 
 class Cut(QuietHandler):
@@ -1144,8 +1221,8 @@ class GrammarTest(unittest.TestCase):
                         self.assertEqual(exchange(server, data[:end]), [])
                         self.assertEqual(lines, [])
 
-    def test_patterns_are_linear(self):
-        """The worst line for each place. A pattern that is not linear would take 10 s for it, or more."""
+    def test_every_rule_is_linear(self):
+        """The worst line for each place. A rule that is not linear would take 10 s for it, or more."""
         line = b"GET / HTTP/1.1\r\nHost: x\r\n"
         places = [b"%s / HTTP/1.1\r\n", b"GET %s HTTP/1.1\r\n", b"GET /%s HTTP/1.1\r\n", b"GET / %s\r\n",
                   b"GET http://%s HTTP/1.1\r\n", b"CONNECT %s:1 HTTP/1.1\r\n",
@@ -1159,7 +1236,7 @@ class GrammarTest(unittest.TestCase):
                     head = place.replace(b"%s", (fill * 60000)[:60000] + end) + b"\r\n"
                     started = time.thread_time()  # counts only the work of this thread
                     with contextlib.suppress(clock_server.Refused):
-                        clock_server.parse_head(head)
+                        clock_server.parse_head(iter(head.splitlines(True)))
                     self.assertLess(time.thread_time() - started, 1, (fill, place, end))
 
     def test_body_is_never_taken_for_a_request(self):
@@ -1235,12 +1312,13 @@ class GoodbyeTest(unittest.TestCase):
     def test_network_that_goes_away_is_no_error(self):
         """On old Pythons some of these are no ConnectionError, and no TimeoutError either."""
         for name in "EHOSTUNREACH", "ENETUNREACH", "ENETDOWN", "ETIMEDOUT", "ECONNRESET", "EPIPE", "ENOSPC":
-            for stream, call in ("rfile", "readinto"), ("wfile", "write"):
+            for call in "readinto", "write":
                 class Unplugged(QuietHandler):
                     def setup(self):
                         super().setup()
                         error = OSError(getattr(errno, name), name)
-                        setattr(getattr(self, stream).raw, call, mock.Mock(side_effect=error))
+                        setattr(self.rfile.raw if call == "readinto" else self.wfile, call,
+                                mock.Mock(side_effect=error))
                 with self.subTest(name, call=call):
                     with running_server(Unplugged, errors=[OSError] * (name == "ENOSPC")) as server:
                         self.assertEqual(exchange(server, GET), [])
@@ -1249,8 +1327,7 @@ class GoodbyeTest(unittest.TestCase):
     def test_system_exit_ends_only_its_connection(self):
         for handler in QuietHandler, StockHandler:
             leaving = type("Leaving", (handler,), {"do_GET": lambda handler: sys.exit("over")})
-            threads = threading.active_count() + 3  # so few that those that have ended are to be replaced
-            with self.subTest(handler.__name__), running_server(leaving, MAX_THREADS=threads) as server:
+            with self.subTest(handler.__name__), running_server(leaving, MAX_THREADS=2) as server:
                 self.assertEqual([exchange(server, GET) for _ in range(10)], [[]] * 10)
                 with connect(server) as connection:
                     connection.sendall(GET.replace(b"GET", b"BREW"))
@@ -1312,11 +1389,22 @@ class DeadlineTest(unittest.TestCase):
 
     def test_nine_seconds_whatever_the_client_does(self):
         with Command("-q") as command:
-            self.check(("127.0.0.1", command.port), 8.9, 12)
+            self.check(("127.0.0.1", command.port), 8.9, GIVE_UP)
 
     def test_any_handler_on_clock_server_has_a_deadline(self):
         for handler in QuietHandler, StockHandler:
             with self.subTest(handler.__name__), running_server(handler, REQUEST_SECONDS=0.3) as server:
+                self.check(server.server_address, 0.2, GIVE_UP)
+
+    def test_connection_may_be_wrapped(self):
+        """A program that wraps what get_request returns, for TLS for example, keeps the deadlines."""
+        class Wrapping(WatchedServer):
+            def get_request(self):
+                request, client_address = super().get_request()
+                return socket.socket(fileno=request.detach()), client_address
+        for handler in QuietHandler, StockHandler:
+            with self.subTest(handler.__name__), \
+                    running_server(handler, server_class=Wrapping, REQUEST_SECONDS=0.3) as server:
                 self.check(server.server_address, 0.2, GIVE_UP)
 
     def test_complete_request_renews_the_deadline(self):
@@ -1390,27 +1478,35 @@ class FullHouseTest(CrowdTest):
             ask(second)
         self.assertEqual(server.most, 2)
 
-    def test_busy_clients_take_turns(self):
-        with running_server(MAX_CONNECTIONS=4, TURN_CONNECTIONS=2, **PATIENT) as server:
-            busy = self.crowd(2, server.server_port)
-            for connection in busy * 3:
-                self.assertNotIn("Connection", ask(connection).fields)
-            for connection in self.crowd(20, server.server_port, GET):
-                response, = self.last_of(connection)
-                self.assertEqual(response.fields["Connection"], "close")
-            wait_until(lambda: len(server.connections) == 2)
-            self.assertNotIn("Connection", ask(busy[0]).fields)  # connections persist again
-        self.assertLessEqual(server.most, 4)
+    def test_clients_that_pipeline_take_turns(self):
+        """They get a response each, and others are not disturbed; in both ways to see what has come."""
+        for handler in QuietHandler, clock_server.FairHandler:
+            own = type("Own", (handler,), {"log_message": QuietHandler.log_message})
+            with self.subTest(handler.__name__), running_server(own, TURN_CONNECTIONS=2, **PATIENT) as server:
+                polite = self.crowd(2, server.server_port)
+                for connection in polite * 3:
+                    self.assertNotIn("Connection", ask(connection).fields)
+                self.assertEqual(len(exchange(server, GET * 500)), 1)
+                for size in (1, 100, 1000) if handler is QuietHandler else (1000,):
+                    response, = exchange(server, GET * size + LAST)
+                    self.assertEqual(response.fields["Connection"], "close")
+                for connection in polite * 3:
+                    self.assertNotIn("Connection", ask(connection).fields)
+                polite.pop().close()
+                wait_until(lambda: len(server.connections) == 1)
+                self.assertEqual(len(exchange(server, GET * 500)), 500)
 
     def test_burst_larger_than_the_server(self):
         for grace in 1000, 0:
             with self.subTest(grace), running_server(MAX_CONNECTIONS=4, GRACE_SECONDS=grace) as server:
                 for connection in self.crowd(100, server.server_port, LAST):
-                    self.assertIn(statuses(self.last_of(connection)), [[200]] if grace else [[200], []])
+                    with connection:
+                        received = read_to_end(connection)
+                    self.assertTrue(grace == 0 or received.endswith(b"</html>\n"), received)
                 self.assertEqual(statuses(exchange(server, LAST)), [200])
 
     def test_slow_readers_keep_nobody_waiting_and_take_little(self):
-        with running_server(REQUEST_SECONDS=1000) as server:
+        with running_server(REQUEST_SECONDS=1000, TURN_CONNECTIONS=1000) as server:
             self.crowd(200, server.server_port, GET * 200)
             self.assertEqual(statuses(exchange(server, GET * 5)), [200] * 5)
             self.assertGreaterEqual(len(server.connections), 200)
@@ -1421,16 +1517,58 @@ class FullHouseTest(CrowdTest):
                 value = timeout and connection.getsockopt(socket.IPPROTO_TCP, timeout)
                 self.assertEqual(value, 1_000_000 if timeout else 0)
 
+    FEW_FILES = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+
     @unittest.skipUnless(os.name == "posix", "this system has no such limit")
     def test_few_sockets_are_enough(self):
         """Whatever is lacking: the next socket, or the next file of a module for the first request."""
-        few = ("import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
-               "clock_server.REQUEST_SECONDS = 1000")
         for number in 56, 57, 58, 59, 60, 150:
-            with self.subTest(number), Command(setup=few) as command:
+            setup = self.FEW_FILES + "clock_server.REQUEST_SECONDS = 1000"
+            with self.subTest(number), Command(setup=setup) as command:
                 self.crowd(number, command.port)
                 self.assertEqual(visit(command.port).status, 200)
                 self.assertRegex(command.errors(), r'\A[^\n]+ "GET / HTTP/1\.1" 200 -\n\Z')
+
+    @unittest.skipUnless(os.name == "posix", "this system has no such limit")
+    def test_a_newcomer_costs_one_connection(self):
+        """Whatever is lacking, and although the thread of an evicted connection needs time to close it."""
+        slow = ("close_request = clock_server.ClockServer.close_request\n" "def close(server, request):\n"
+                "    time.sleep(0.005)\n" "    close_request(server, request)\n"
+                "clock_server.ClockServer.close_request = close\n")
+        for label, setup, number in ("files", self.FEW_FILES, 70), ("threads", "clock_server.MAX_THREADS = 16\n", 16), \
+                ("connections", "clock_server.MAX_CONNECTIONS = 16\n", 16):
+            setup = "import time\n" + setup + slow + "clock_server.REQUEST_SECONDS = 1000"
+            with self.subTest(label), Command("-q", setup=setup) as command:
+                crowd = self.crowd(number, command.port)
+                visit(command.port)  # comes after them, and goes
+                lost = self.lost(crowd)
+                for _ in range(3):
+                    newcomer, = self.crowd(1, command.port, GET)
+                    self.assertTrue(newcomer.recv(1))
+                    lost, before = self.lost(crowd), lost
+                    self.assertLessEqual(lost - before, 1)
+
+    def lost(self, connections):
+        return sum(bool(select.select([connection], [], [], 0)[0]) for connection in connections)
+
+    @unittest.skipUnless(os.name == "posix", "this system has no such limit")
+    def test_busy_clients_make_room(self):
+        """300 clients that ask again at once do not keep a visitor out of a server with 64 files."""
+        def ask_again_and_again():
+            while not over.is_set():
+                with contextlib.suppress(OSError, AssertionError), \
+                        socket.create_connection(("127.0.0.1", command.port), GIVE_UP) as connection:
+                    while not over.wait(0.05):
+                        ask(connection)
+        over = threading.Event()
+        with Command("-q", setup=self.FEW_FILES) as command, ThreadPoolExecutor(150) as pool:
+            try:
+                for _ in range(150):
+                    pool.submit(ask_again_and_again)
+                for _ in range(10):
+                    self.assertEqual(visit(command.port).status, 200)
+            finally:
+                over.set()
 
     def test_slow_methods_do_not_stop_the_others(self):
         handler, go_on, arrived = hanging()
@@ -1458,7 +1596,7 @@ clock_server.REQUEST_SECONDS = 1000
 """
 
     def test_threads_are_used_again(self):
-        name = type("Name", (QuietHandler,), {"version_string": lambda _: threading.current_thread().name})
+        name = type("Name", (QuietHandler,), {"version_string": lambda _: str(threading.get_ident())})
         with running_server(name) as server:
             names = {exchange(server, LAST)[0].fields["Server"] for _ in range(50)}
         self.assertLessEqual(len(names), 5)
@@ -1466,20 +1604,19 @@ clock_server.REQUEST_SECONDS = 1000
     def test_threads_are_bounded_even_if_methods_hang(self):
         """Evicted connections keep their threads. Clients for whom there is none wait."""
         handler, go_on, arrived = hanging()
-        threads = threading.active_count() + 5  # the loop, and four
-        with running_server(handler, MAX_THREADS=threads, GRACE_SECONDS=0) as server:
+        with running_server(handler, MAX_THREADS=4, GRACE_SECONDS=0) as server:
             crowd = self.crowd(20, server.server_port, HANG)
             for _ in range(4):
                 self.assertTrue(arrived.acquire(timeout=GIVE_UP))
             wait_until(lambda: not server.connections)  # all those that hang are evicted
             clock_server.GRACE_SECONDS = 1000
-            self.assertEqual(threading.active_count(), threads)
+            self.assertEqual(len(server.threads), 4)
             for connection in crowd:
                 connection.close()
             go_on.set()
             for connection in self.crowd(20, server.server_port, LAST):
                 self.assertEqual(statuses(self.last_of(connection)), [200])
-            self.assertLessEqual(threading.active_count(), threads)
+            self.assertLessEqual(len(server.threads), 4)
 
     @unittest.skipUnless(hasattr(os, "geteuid") and os.geteuid() == 0, "only root can change the user")
     def test_few_threads_are_enough_and_none_is_said(self):
@@ -1492,15 +1629,58 @@ clock_server.REQUEST_SECONDS = 1000
             self.assertEqual((status, output), (1, ""))
             self.assertRegex(errors, r"\Aclock_server: .*thread.*\n\Z")
 
-    def test_closing_ends_threads_and_connections(self):
+    def test_memory_that_is_lacking_stops_nobody(self):
+        for error in MemoryError, RuntimeError:
+            with self.subTest(error), running_server() as server:
+                self.assertEqual(statuses(exchange(server, LAST)), [200])
+                lacking = mock.Mock(side_effect=error)
+                with mock.patch.object(clock_server._thread, "start_new_thread", lacking):
+                    self.crowd(5, server.server_port)
+                    self.assertEqual(statuses(exchange(server, LAST)), [200])
+                self.assertTrue(lacking.called)
+
+    def test_loop_waits_for_no_thread(self):
+        """Thread.start waits until the new thread runs, which takes long if others are busy."""
+        with mock.patch("threading.Thread.start", side_effect=AssertionError("waits")), \
+                contextlib.suppress(AssertionError):
+            with ClockServer(("127.0.0.1", 0), QuietHandler) as server:
+                with connect(server) as connection:
+                    connection.sendall(LAST)
+                    server.handle_request()
+                    self.assertEqual(statuses(parse_responses(read_to_end(connection))), [200])
+                    return
+        self.fail("a thread was waited for")
+
+    def test_closing_cuts_no_response(self):
+        """Not that of handle_request, and not that of a do_GET that ends its server."""
+        def slow(handler):
+            time.sleep(0.05)
+            page_of(b"page")(handler)
+
+        def end(handler):
+            handler.server.shutdown()
+            handler.server.server_close()
+            page_of(b"page")(handler)
+        for way in slow, end:
+            with self.subTest(way.__name__), \
+                    ClockServer(("127.0.0.1", 0), type("Own", (QuietHandler,), {"do_GET": way})) as server:
+                with connect(server) as connection:
+                    connection.sendall(GET)
+                    connection.shutdown(socket.SHUT_WR)
+                    server.serve_forever() if way is end else server.handle_request()
+                    server.server_close()
+                    self.assertEqual(parse_responses(read_to_end(connection))[0].body, b"page")
+            wait_until(lambda: not server.threads and not server.connections)
+
+    def test_closing_ends_threads(self):
         """Also in a program that starts and stops many servers; running_server checks the threads."""
         files = open_files()
         for _ in range(10):
             with running_server(REQUEST_SECONDS=1000) as server:
-                connections = self.crowd(5, server.server_port) + self.crowd(5, server.server_port, GET[:-2])
-                ask(connections[0])
-                wait_until(lambda: len(server.connections) == 10)
-            self.assertEqual([self.last_of(connection) for connection in connections], [[]] * 10)
+                for connection in self.crowd(5, server.server_port) + self.crowd(5, server.server_port, GET[:-2]):
+                    connection.close()
+                ask(self.crowd(1, server.server_port)[0])
+        self.doCleanups()
         wait_until(lambda: open_files() <= files)
 
 
@@ -1533,7 +1713,7 @@ class KeptTest(unittest.TestCase):
         clock = type("Clock", (datetime,), {"now": classmethod(fake_now)})
         with mock.patch.object(ClockHandler, "log_request"), mock.patch("time.time", lambda: now), \
                 mock.patch.object(clock_server, "datetime", clock), running_server(ClockHandler) as server:
-            for now in 1e9 + 0.125, 1e9 + 0.25, 1e9 + 0.875, 1e9 + 1, 1e9 + 1.5, 1e9 - 3599.5, 1e9 + 0.25:
+            for now in 0.5, 1e9 + 0.125, 1e9 + 0.25, 1e9 + 0.875, 1e9 + 1, 1e9 + 1.5, 1e9 - 3599.5, 1e9 + 0.25:
                 page = render_page(moment(int(now), int(now % 1 * 1e6)))
                 for connection, data in requests * 2:
                     with self.subTest(data, now=now):
@@ -1608,7 +1788,7 @@ ROOT_ONLY = unittest.skipUnless(sys.platform == "linux" and os.geteuid() == 0 an
 STATE = ("[[signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],"
          " threading.active_count(), getattr(os, 'sched_getaffinity', bool)(0)]")
 HELLO = """
-import functools, http.server
+import http.server
 class Hello(clock_server.ClockHandler):
     def do_GET(self):
         self.path == '/error' and self.fail()
@@ -1616,7 +1796,8 @@ class Hello(clock_server.ClockHandler):
         self.send_header('Content-Length', '5')
         self.end_headers()
         self.wfile.write(b'Hello')
-folder = functools.partial(http.server.SimpleHTTPRequestHandler, directory='.')
+class Folder(http.server.SimpleHTTPRequestHandler):
+    pass
 """
 
 
@@ -1670,21 +1851,12 @@ class ArgumentsTest(unittest.TestCase):
         with Program(sys.executable, "-W", "error", "-c", code % setup, *arguments) as program:
             return subprocess.CompletedProcess(arguments, *program.finish())
 
-    def test_port_in_use_names_a_free_one(self):
-        for taken in 1, 3:
-            with self.subTest(taken=taken), contextlib.ExitStack() as stack:
-                while True:  # until there are neighbours that are free
-                    port = free_port()
-                    with contextlib.suppress(OSError):
-                        for number in range(port, port + taken):
-                            stack.enter_context(ClockServer(("127.0.0.1", number)))
-                        break
-                for host in "127.0.0.1", "0.0.0.0":
-                    result = run_command("-b", host, str(port))
-                    self.check_refused(result, 1, os.strerror(errno.EADDRINUSE))
-                    first, named = re.findall(r"\b\d{5}\b", result.stderr)
-                    self.assertEqual(int(first), port)
-                    ClockServer((host, int(named))).server_close()
+    def test_port_in_use_is_said(self):
+        with ClockServer(("127.0.0.1", 0)) as server:
+            for host in "127.0.0.1", "0.0.0.0":
+                result = run_command("-b", host, str(server.server_port))
+                self.check_refused(result, 1, "on port %d of %s: .*; port 0 picks a free one" % (
+                    server.server_port, re.escape(host)))
 
     def test_invalid_arguments(self):
         for arguments, reason in [
@@ -1694,16 +1866,12 @@ class ArgumentsTest(unittest.TestCase):
                 self.check_refused(run_command(*arguments), 2, reason)
 
     def test_addresses_that_cannot_be_served(self):
-        """What cannot be a name is not looked up: a name server could keep it waiting."""
-        setup = ("look_up = socket.getaddrinfo\n" "def look_up_addresses(host, *args, flags=0, **options):\n"
-                 "    if host == 'no.such.name': raise socket.gaierror(-2, 'not known')\n"
-                 "    assert flags & socket.AI_NUMERICHOST or len(host) > 60, 'asks a name server'\n"
-                 "    return look_up(host, *args, flags=flags, **options)\n"
-                 "socket.getaddrinfo = look_up_addresses\n" "for host in sys.argv[1:]:\n"
-                 "    try: clock_server.main(['-b', host, '0'])\n"
+        setup = ("def look_up(host, *args, look_up=socket.getaddrinfo, **options):\n"
+                 "    if host == 'no.such.name': raise socket.gaierror(-2, 'not known')\n"  # asks no name server
+                 "    return look_up(host, *args, **options)\n" "socket.getaddrinfo = look_up\n"
+                 "for host in sys.argv[1:]:\n" "    try: clock_server.main(['-b', host, '0'])\n"
                  "    except SystemExit as exit: print(exit.code, file=sys.stderr)\n" "sys.exit()")
-        hosts = ["*", "300.1.1.1", "127.0.0.1:80", "1:2:3", "x y", "a/b", "203.0.113.1",
-                 "no.such.name", "a" * 64]
+        hosts = ["203.0.113.1", "no.such.name", "a" * 64, "1:2:3"]
         result = self.run_program(setup, *hosts)
         self.assertEqual((result.returncode, result.stdout), (0, ""))
         self.assertEqual(result.stderr.count("\n"), len(hosts), result.stderr)
@@ -1726,8 +1894,9 @@ class ArgumentsTest(unittest.TestCase):
             self.assertRegex(result.stdout, r"\A%s" % said)
 
     def test_no_thread_at_all_is_said(self):
-        setup = "def start(thread): raise RuntimeError('no thread')\nthreading.Thread.start = start"
-        self.check_refused(self.run_program(setup, "-b", "127.0.0.1", "0"), 1, "thread")
+        for error, reason in ("RuntimeError('no thread')", "no thread"), ("MemoryError", "no memory"):
+            setup = "def start(*args): raise %s\nclock_server._thread.start_new_thread = start" % error
+            self.check_refused(self.run_program(setup, "-b", "127.0.0.1", "0"), 1, reason)
 
     def test_error_has_no_effects_on_a_program_that_catches_it(self):
         state = "[%s, clock_server.ClockHandler.log_request]" % STATE
@@ -1745,7 +1914,7 @@ class OwnHandlerTest(unittest.TestCase):
     def test_main_serves_any_handler(self):
         for label, handler, answer in [
                 ("a subclass", "Hello", b"Hello"), ("a stage", "clock_server.StrictHandler", b"<!DOC"),
-                ("by its name", "handler=Hello", b"Hello"), ("a partial", "folder", b"<!DOC")]:
+                ("by its name", "handler=Hello", b"Hello"), ("files", "Folder", b"<!DOC")]:
             call = "clock_server.main(sys.argv[1:], %s)" % handler
             for options, lines in ([], 1), (["--quiet"], 0):
                 with self.subTest(label, options=options), \
@@ -1766,7 +1935,7 @@ class OwnHandlerTest(unittest.TestCase):
             self.assertNotIn('"GET', command.finish(signal.SIGTERM)[2])
 
     def test_quiet_suppresses_refused_requests(self):
-        for handler in "Hello", "folder":
+        for handler in "Hello", "Folder":
             call = "clock_server.main(sys.argv[1:], %s)" % handler
             with self.subTest(handler), Command("-q", setup=HELLO, call=call) as command:
                 self.assertGreaterEqual(visit(command.port, path="/none").status, 200)
@@ -1786,9 +1955,7 @@ class SignalsTest(unittest.TestCase):
         ignored = "signal.signal(signal.SIGINT, signal.SIG_IGN)"  # as after & in a script
         hang = "clock_server.ClockHandler.do_GET = lambda self: %s"
         full = "clock_server.MAX_CONNECTIONS, clock_server.GRACE_SECONDS = 2, 1000"
-        few = ("start = threading.Thread.start\n" "def start_some(thread):\n"
-               "    if threading.active_count() > 1: raise RuntimeError('no more threads')\n"
-               "    start(thread)\n" "threading.Thread.start = start_some")
+        few = "clock_server.MAX_THREADS = 1"
         for label, setup, clients, signals in [
                 ("Ctrl-C", "", [b"", GET, b"GET"], [interrupt]),
                 ("SIGTERM", "", [b"", GET, b"GET"], [terminate]),
@@ -1837,19 +2004,6 @@ class SignalsTest(unittest.TestCase):
                 "sys.stdin.read()")
         with Command(call=call, stdin=subprocess.PIPE) as command:
             self.assertEqual(visit(command.port).status, 200)
-
-    @unittest.skipUnless(hasattr(os, "fork"), "this system cannot fork")
-    def test_process_that_a_method_starts_can_be_terminated(self):
-        setup = ("import multiprocessing, warnings\n" "warnings.simplefilter('ignore')  # about forks\n"
-                 "def work(writer):\n" "    writer.send(True)\n" "    while True: pass\n"
-                 "def do_GET(self):\n" "    context = multiprocessing.get_context('fork')\n"
-                 "    reader, writer = context.Pipe()\n"
-                 "    process = context.Process(target=work, args=(writer,))\n" "    process.start()\n"
-                 "    reader.recv()\n" "    process.terminate()\n" "    process.join(5)\n"
-                 "    self.send_error(500 if process.is_alive() else 404)\n"
-                 "clock_server.ClockHandler.do_GET = do_GET")
-        with Command(setup=setup) as command:
-            self.assertEqual(visit(command.port).status, 404)
 
 
 @POSIX_ONLY
@@ -1917,7 +2071,7 @@ class ReadmeTest(unittest.TestCase):
 
     def test_sizes(self):
         self.assertLessEqual(self.text.count("\n"), 220)
-        self.assertLessEqual(source_of_module().count("\n"), 1000)
+        self.assertLessEqual(source_of_module().count("\n"), 1120)
 
     def test_examples_run_and_answer(self):
         examples = re.findall(r"^```python\n(.*?)^```", self.text, re.M | re.S)
@@ -1940,7 +2094,7 @@ class ReadmeTest(unittest.TestCase):
                 self.assertNotIn("Traceback", server.errors())
 
     def test_limits_are_those_of_the_module(self):
-        words = {9: "nine", 0.1: "a tenth of a"}
+        words = {9: "nine", 0.01: "a hundredth of a"}
         for name, unit in [("REQUEST_SECONDS", r"\s+seconds"), ("GRACE_SECONDS", r"\s+second"),
                            ("MAX_CONNECTIONS", ""), ("TURN_CONNECTIONS", ""), ("HEAD_BYTES", ""),
                            ("MAX_FIELDS", "")]:
@@ -1973,7 +2127,7 @@ function pageOf(time, zone) {
 async function play(scenario) {
   const state = { server: START, visitor: START, zone: "+05:45", age: 0, up: 20, down: 20, answer: "" };
   Object.assign(state, scenario[0]);
-  const result = { wrong: [], asked: [], errors: [] }, timers = new Map();
+  const result = { wrong: [], asked: [], errors: [], open: 0 }, timers = new Map();
   const page = document.body.appendChild(document.createElement("iframe")).contentWindow;
   let now = 0, last = 0;
   page.Date = class extends Date {
@@ -1983,10 +2137,16 @@ async function play(scenario) {
   page.performance.now = () => 1000 + now;
   page.setTimeout = (call, delay) => (timers.set(++last, [now + delay, call]), last);
   page.clearTimeout = id => { timers.delete(id); };
-  page.fetch = async () => {
+  page.AbortSignal = { timeout: ms => new Promise(resolve => page.setTimeout(resolve, ms)) };
+  if (state.old) page.AbortSignal = undefined;
+  page.fetch = async (url, { signal }) => {
+    if (result.open == 6) await new Promise(() => { });  // browsers have six connections to a server
     result.asked.push(now / 1000);
     const { up, down, answer } = state;
-    if (answer == "never") await new Promise(() => { });
+    result.open++;
+    if (answer == "never") await (signal || new Promise(() => { }));
+    result.open--;
+    if (answer == "never") throw new TypeError("The operation timed out.");
     await new Promise(resolve => page.setTimeout(resolve, up));
     const [text, , stamp] = pageOf(state.server + now + (answer == "502" ? 7e6 : 0), state.zone);
     await new Promise(resolve => page.setTimeout(resolve, down));
@@ -1998,7 +2158,8 @@ async function play(scenario) {
   page.onunhandledrejection = event => { result.errors.push(String(event.reason)); };
 
   page.document.open();
-  page.document.write(pageOf(state.server - state.age, state.zone)[0]);
+  const written = pageOf(state.server - state.age, state.zone)[0];
+  page.document.write(written.replace("<body>", state.above ? "<body><span>an extension</span>" : "<body>"));
   page.document.close();
   const clock = page.document.querySelector("time"), [from, to] = state.select || [0, 0];
   page.getSelection().setBaseAndExtent(clock.firstChild, from, clock.firstChild, to);
@@ -2015,6 +2176,8 @@ async function play(scenario) {
       now = second * 1000 + ms;
       const [, text, stamp] = pageOf(state.server + now, state.zone);
       const shown = [clock.textContent, clock.getAttribute("datetime").replace(/\.\d*/, "")];
+      if (state.above && page.document.querySelector("span").textContent != "an extension")
+        result.errors.push("a span of somebody else is overwritten");
       if (shown != text + "," + stamp.replace(/\.\d*/, "")
           || !page.document.body.textContent.includes("UTC" + state.zone))
         result.wrong.push(now / 1000);
@@ -2054,6 +2217,8 @@ class BrowserTest(unittest.TestCase):
         "west of Greenwich": ({0: dict(zone="-03:30"), 35: dict(zone="-02:30")}, 35, 95),
         "server is set": ({35: dict(server=START + 7200000)}, 35, 95),
         "server is set back": ({35: dict(server=START - 3000)}, 35, 95),
+        "a span above": ({0: dict(above=True), 35: dict(zone="+06:45")}, 35, 95),
+        "an old browser": ({0: dict(old=True), 35: dict(zone="+06:45")}, 35, 95),
         "all is selected": ({0: dict(select=[0, 24])}, 0, 0),
         "hour is selected": ({0: dict(select=[11, 19])}, 0, 0)}
     for bad in "502", "none", "never", "PT5M", "2006-11-30T23:59:60.000+05:45", "today":
@@ -2112,20 +2277,33 @@ class BrowserTest(unittest.TestCase):
 
     @unittest.skipUnless(HAS_TZSET, "this system cannot change its zone")
     def test_page_of_a_real_server(self):
-        """The URL has a password, which fetch would refuse. Only the time is quicker than it is."""
+        """The URL has a password, which fetch would refuse, and a query. The time is quicker than it is."""
         class Watched(QuietHandler):
             def log_request(self, code="-", size="-"):
                 requests.append((self.path, int(code)))
         requests = []
         with running_server(Watched) as server, zone_of("NPT-5:45"):
             before = time.time()
-            body, console = self.browse("http://user:password@127.0.0.1:%d/path" % server.server_port)
+            body, console = self.browse("http://user:password@127.0.0.1:%d/path?token=1" % server.server_port)
             stamp = re.search(r'<time datetime="([^"]*)\.\d*\+05:45"', body)[1]
             shown = time.mktime(time.strptime(stamp, "%Y-%m-%dT%H:%M:%S"))
         self.assertGreater(len(requests), 1)
         if len(requests) == 2:  # no minute has begun, when the page would have been set back
             self.assertTrue(before + 5 < shown < time.time() + 25, stamp)
-        self.assertEqual((set(requests), console), ({("/path", 200)}, []))
+        self.assertEqual((set(requests), console), ({("/path?token=1", 200)}, []))
+
+    def test_page_of_another_site_cannot_show_it(self):
+        for handler, refused in (clock_server.PoliteHandler, False), (clock_server.ShyHandler, True), (QuietHandler, True):
+            own = type("Own", (handler,), {"log_message": QuietHandler.log_message})
+            with self.subTest(handler.__name__), running_server(own) as server, tempfile.TemporaryDirectory() as folder:
+                with open(os.path.join(folder, "index.html"), "w") as file:
+                    file.write('<iframe src="http://localhost:%d/"></iframe>' % server.server_port)
+                with running_server(functools.partial(StockHandler, directory=folder)) as other:
+                    _, console = self.browse("http://127.0.0.1:%d/" % other.server_port)
+                self.assertEqual("frame-ancestors" in "".join(console), refused, console)
+
+    def test_question_that_nobody_answers_is_given_up(self):
+        self.assertEqual(self.results["bad answer: never"]["open"], 0)
 
     def test_script_has_the_syntax_of_2017(self):
         script = re.sub(r"//.*", "", clock_server.SCRIPT)
