@@ -7,17 +7,9 @@ They use real sockets, real processes and nothing but the standard library. Wher
 limits of the module are shortened, but where the README promises a time. No test measures how fast the
 machine is.
 
-To add a test:
-
-    with running_server() as server:
-        response, = exchange(server, GET)
-        self.assertEqual(response.status, 200)
-
-- exchange() sends all it is given on a connection of its own, ends its side, and returns all
-  responses. It is what most tests need.
-- ask() sends one request on a connection from connect(), which stays open, and returns the response.
-- connect() and read_to_end() are for whatever is no ordinary response: nothing at all, or a reset.
-- GET leaves the connection open for the next request. After LAST the server closes it.
+exchange() sends all it is given on a connection of its own, ends its side, and returns all responses.
+ask() sends one request on a connection from connect(), which stays open. GET leaves the connection open
+for the next request; after LAST, the server closes it.
 
 To add a request that must be accepted or refused, add a row to ACCEPTED or REJECTED.
 """
@@ -32,9 +24,11 @@ import html
 import http
 import http.client
 import http.server
+import importlib.util
 import io
 import json
 import os
+import platform
 import random
 import re
 import select
@@ -127,7 +121,8 @@ def running_server(handler=QuietHandler, errors=(), host="127.0.0.1", server_cla
             thread.join()
             while server.evict(0):  # server_close leaves them to their threads
                 pass
-    wait_until(lambda: not server.connections and not server.threads)
+    if os.name == "posix":  # elsewhere, evict wakes no thread that waits to receive
+        wait_until(lambda: not server.connections and not server.threads)
     assert [type(error) for error in server.errors] == list(errors), server.errors
 
 
@@ -310,7 +305,7 @@ class Command(Program):
         super().__init__(sys.executable, "-W", "error", *program, *arguments, str(port), **options)
         self.line, self.port = "", port
         if not port:
-            self.line = self.process.stdout.readline().decode()
+            self.line = self.process.stdout.readline().decode().replace("\r\n", "\n")
             match = re.search(r":(\d+)/", self.line)
             if not match:
                 error = AssertionError(self.line, *self.finish())
@@ -405,8 +400,8 @@ class PageTest(unittest.TestCase):
         def zone_file(offset):
             counts = struct.pack(">6l", 0, 0, 0, 0, 1, 4)
             return b"TZif" + bytes(16) + counts + struct.pack(">lbb", offset, 0, 0) + b"XXX\0"
-        if not shutil.which("unshare") or os.getuid():
-            self.skipTest("only root can change the zone of a namespace of its own")
+        if not shutil.which("unshare") or os.getuid() or platform.libc_ver()[0] != "glibc":
+            self.skipTest("only root can have a zone of its own, and only glibc reads it again")
         with tempfile.NamedTemporaryFile() as file:
             file.write(zone_file(3600))
             file.flush()
@@ -783,15 +778,17 @@ class SubclassTest(unittest.TestCase):
             handler.send_response_only(101)
             handler.end_headers()
             handler.wfile.write(handler.rfile.readline().upper())
-        read = threading.Semaphore(0)
         for way, data, pieces in [
                 (write, LAST, [b"\r\n\r\n1", b"2", b"3"]), (run_child, LAST, [b"child!"]),
                 (use_connection, LAST, [b"\r\n\r\n12345"]),
                 (send_hints, LAST, [b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n", b"page"]),
                 (switch, LAST + b"raw\n", [b"HTTP/1.1 101 Switching Protocols\r\n\r\nRAW\n"])]:
+            if way is run_child and os.name != "posix":
+                continue  # there, sockets are no files for a child
             responses = {**ClockHandler.responses, 103: ("Early Hints", "")}  # Python 3.8 does not know it
             with self.subTest(way.__name__), self.serving(do_GET=way, responses=responses) as server, \
                     connect(server) as connection:
+                read = threading.Semaphore(0)
                 connection.sendall(data)
                 received = b""
                 for end in pieces:
@@ -834,26 +831,12 @@ class SubclassTest(unittest.TestCase):
             stream.detach()
         for page in pieces, text, page_of(b"\r\n\r\n"):
             with self.subTest(page.__name__):
-                head, get, again = parse_responses(self.answer(b"HEAD" + GET[3:] + GET + LAST, do_GET=page), ["HEAD"])
+                received = self.answer(b"HEAD" + GET[3:] + GET + LAST, do_GET=page)
+                head, get, again = parse_responses(received, ["HEAD"])
                 self.assertEqual((head.body, get.body), (b"", again.body))
                 self.assertEqual({**head.fields, "Date": ""}, {**get.fields, "Date": ""})
         head = self.answer(b"HEAD" + GET[3:] + LAST, do_GET=page_of(b"page", length=False))
         self.assertRegex(head, rb"(?s)\A((?!\r\n\r\n).)*\r\nConnection: close((?!\r\n\r\n).)*\r\n\r\n\Z")
-
-    @unittest.skipUnless(HAS_IPV6, "no IPv6 here")
-    def test_addresses_have_two_values(self):
-        """An IPv4 client has its usual address, although the socket is one of IPv6."""
-        def page(handler):
-            host, port = handler.client_address
-            page_of(b"%s %d" % (host.encode(), port))(handler)
-        own = type("Own", (ClockHandler,), {"do_GET": page})
-        with mock.patch("sys.stderr", io.StringIO()) as stderr, running_server(own, host="") as server:
-            with socket.create_connection(("127.0.0.1", server.server_port), GIVE_UP) as connection:
-                port = connection.getsockname()[1]
-                self.assertEqual(ask(connection, LAST).body, b"127.0.0.1 %d" % port)
-            self.assertRegex(server.server_name, r"\A[\w.-]*[A-Za-z][\w.-]*\Z")
-            self.assertEqual(server.server_address[1:], (server.server_port,))
-            self.assertTrue(stderr.getvalue().startswith("127.0.0.1 - - "), stderr.getvalue())
 
     def test_fields_of_a_method_replace_the_common_ones(self):
         for name in (*ClockHandler.common_fields, *map(str.lower, ClockHandler.common_fields)):
@@ -911,9 +894,10 @@ class SubclassTest(unittest.TestCase):
         def log_message(handler, format, *args):
             seen.append((handler.command, handler.path, handler.headers.get("X-Name")))
         first = request_of(b"PUT /first HTTP/1.1", b"X-Name: first")
-        for label, data in [("400", b"GET / HTTP/1.1\r\nX Y\r\n\r\n"), ("no Host", b"GET / HTTP/1.1\r\n\r\n"),
+        for label, data in [("400", b"GET / HTTP/1.1\r\nX\r\n\r\n"), ("no Host", b"GET / HTTP/1.1\r\n\r\n"),
                             ("414", b"G" * 70000), ("431", b"GET / HTTP/1.1\r\nX-Other: " + b"y" * 70000),
-                            ("501", request_of(b"BREW /second HTTP/1.1")), ("505", request_of(b"GET / HTTP/2.0"))]:
+                            ("501", request_of(b"BREW /second HTTP/1.1")),
+                            ("505", request_of(b"GET / HTTP/2.0"))]:
             seen = []
             with self.subTest(label):
                 self.answer(first + data, do_PUT=page_of(b"page"), log_message=log_message)
@@ -1050,31 +1034,6 @@ class LogTest(unittest.TestCase):
                         self.assertEqual(statuses(exchange(server, GET)), status)
                 stdout.write.assert_not_called()
 
-    @unittest.skipUnless(os.name == "posix", "pipes are others there")
-    def test_log_that_nobody_reads_stops_nobody(self):
-        """Neither a line nor a traceback has to be read before the next visitor is served."""
-        reader, writer = os.pipe()
-        with open(reader, "rb", 0) as unread, open(writer, "wb", 0) as full:
-            os.set_blocking(writer, False)
-            while full.write(b"x" * 65536) or full.write(b"x"):
-                pass
-            os.set_blocking(writer, True)
-            with Command(setup="clock_server.MAX_THREADS = 4\n"  # those that hang are soon missed
-                               "class Broken(clock_server.ClockHandler): do_POST = 1",
-                         call="clock_server.main(sys.argv[1:], Broken)", stderr=full) as command:
-                command.server_address = "127.0.0.1", command.port
-                for _ in range(5):
-                    self.assertEqual(exchange(command, post_of(b"")), [])
-                    self.assertEqual(visit(command.port).status, 200)
-                os.set_blocking(reader, False)
-                while set(unread.read(65536) or b"") == {ord("x")}:
-                    pass
-                self.assertEqual(exchange(command, post_of(b"")), [])
-                self.assertEqual(visit(command.port).status, 200)
-                log = []
-                wait_until(lambda: log.append(unread.read(65536) or b"") or b"TypeError: " in b"".join(log))
-                self.assertEqual(b"".join(log).count(b'"GET / HTTP/1.1" 200 -'), 1)
-
 
 # --- The grammar ---------------------------------------------------------------------------------
 
@@ -1152,7 +1111,8 @@ REJECTED += [("9110 5.5", "byte %d" % byte, get_with(b"X: a" + bytes([byte]) + b
              for byte in [*range(9), *range(11, 32), 127]]
 REJECTED += [("9110 7.2", "Host %r" % host, get_with(host=b"Host: " + host), 400) for host in [
     b"", b"x y", b"x,y", b"x/", b"u@x", b"x:y", b"x:1:2", b"::1", b"[::1", b"[]", b"[x]", b"::1]", b"[::1%lo]",
-    b"[::1]x", b"[::1]:x", b"[::1]80", b"[[::1]]", b"x[::1]", b"x?", b"x#", b"http://x", b"x\\y", b"\xe9", b":80"]]
+    b"[::1]x", b"[::1]:x", b"[::1]80", b"[[::1]]", b"x[::1]", b"x?", b"x#", b"http://x",
+    b"x\\y", b"\xe9", b":80"]]
 REJECTED += [("9110 8.6", "length %r" % length, get_with(b"Content-Length: " + length), 400) for length in [
     b"", b"+5", b"-1", b"5,5", b"5, 5", b"5 5", b"1_0", b"0x5", b"5.0", b"five", b"\xb2", b"9" * 19,
     b"9" * 5000]]
@@ -1268,7 +1228,7 @@ class GrammarTest(unittest.TestCase):
 
 def open_files():
     """Return how many files and sockets this process has open, if the system tells."""
-    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
 
 
 class GoodbyeTest(unittest.TestCase):
@@ -1505,6 +1465,7 @@ class FullHouseTest(CrowdTest):
                     self.assertTrue(grace == 0 or received.endswith(b"</html>\n"), received)
                 self.assertEqual(statuses(exchange(server, LAST)), [200])
 
+    @unittest.skipUnless(os.name == "posix", "Windows keeps what it likes")
     def test_slow_readers_keep_nobody_waiting_and_take_little(self):
         with running_server(REQUEST_SECONDS=1000, TURN_CONNECTIONS=1000) as server:
             self.crowd(200, server.server_port, GET * 200)
@@ -1535,8 +1496,9 @@ class FullHouseTest(CrowdTest):
         slow = ("close_request = clock_server.ClockServer.close_request\n" "def close(server, request):\n"
                 "    time.sleep(0.005)\n" "    close_request(server, request)\n"
                 "clock_server.ClockServer.close_request = close\n")
-        for label, setup, number in ("files", self.FEW_FILES, 70), ("threads", "clock_server.MAX_THREADS = 16\n", 16), \
-                ("connections", "clock_server.MAX_CONNECTIONS = 16\n", 16):
+        for label, setup, number in [
+                ("files", self.FEW_FILES, 70), ("threads", "clock_server.MAX_THREADS = 16\n", 16),
+                ("connections", "clock_server.MAX_CONNECTIONS = 16\n", 16)]:
             setup = "import time\n" + setup + slow + "clock_server.REQUEST_SECONDS = 1000"
             with self.subTest(label), Command("-q", setup=setup) as command:
                 crowd = self.crowd(number, command.port)
@@ -1619,6 +1581,7 @@ clock_server.REQUEST_SECONDS = 1000
             self.assertLessEqual(len(server.threads), 4)
 
     @unittest.skipUnless(hasattr(os, "geteuid") and os.geteuid() == 0, "only root can change the user")
+    @unittest.skipUnless(importlib.util.find_spec("_ctypes"), "this Python has no ctypes")
     def test_few_threads_are_enough_and_none_is_said(self):
         with Command(setup=self.FEW_THREADS.format(30)) as command:
             self.crowd(100, command.port)
@@ -1629,6 +1592,7 @@ clock_server.REQUEST_SECONDS = 1000
             self.assertEqual((status, output), (1, ""))
             self.assertRegex(errors, r"\Aclock_server: .*thread.*\n\Z")
 
+    @unittest.skipUnless(os.name == "posix", "evict wakes no thread that waits to receive")
     def test_memory_that_is_lacking_stops_nobody(self):
         for error in MemoryError, RuntimeError:
             with self.subTest(error), running_server() as server:
@@ -1677,8 +1641,9 @@ clock_server.REQUEST_SECONDS = 1000
         files = open_files()
         for _ in range(10):
             with running_server(REQUEST_SECONDS=1000) as server:
-                for connection in self.crowd(5, server.server_port) + self.crowd(5, server.server_port, GET[:-2]):
-                    connection.close()
+                for data in b"", GET[:-2]:
+                    for connection in self.crowd(5, server.server_port, data):
+                        connection.close()
                 ask(self.crowd(1, server.server_port)[0])
         self.doCleanups()
         wait_until(lambda: open_files() <= files)
@@ -1687,7 +1652,7 @@ clock_server.REQUEST_SECONDS = 1000
 class KeptTest(unittest.TestCase):
     """What is kept for speed is bounded, and right."""
 
-    @unittest.skipUnless(os.path.isdir("/proc/self"), "this system has no /proc")
+    @unittest.skipUnless(sys.platform == "linux", "this system has no /proc")
     @unittest.skipUnless(sys.implementation.name == "cpython", "memory is not free as soon as it is not used")
     def test_heads_take_no_memory(self):
         def resident():
@@ -1713,7 +1678,8 @@ class KeptTest(unittest.TestCase):
         clock = type("Clock", (datetime,), {"now": classmethod(fake_now)})
         with mock.patch.object(ClockHandler, "log_request"), mock.patch("time.time", lambda: now), \
                 mock.patch.object(clock_server, "datetime", clock), running_server(ClockHandler) as server:
-            for now in 0.5, 1e9 + 0.125, 1e9 + 0.25, 1e9 + 0.875, 1e9 + 1, 1e9 + 1.5, 1e9 - 3599.5, 1e9 + 0.25:
+            first = 0.5 if os.name == "posix" else 1e9  # Windows' Python has no zone for the first day
+            for now in first, *(1e9 + after for after in (0.125, 0.25, 0.875, 1, 1.5, -3599.5, 0.25)):
                 page = render_page(moment(int(now), int(now % 1 * 1e6)))
                 for connection, data in requests * 2:
                     with self.subTest(data, now=now):
@@ -1756,12 +1722,21 @@ clock_server.main(sys.argv[1:], Hello)
 class AddressTest(unittest.TestCase):
 
     def test_all_interfaces_and_who_comes(self):
-        """The client's address is written as IPv4 if it is one."""
-        address = type("Address", (QuietHandler,), {"version_string": lambda self: self.client_address[0]})
+        """An IPv4 client has its usual address, although the socket is one of IPv6, and each has two values."""
+        def version_string(handler):
+            host, port = handler.client_address
+            return "%s %d" % (host, port)
+        address = type("Address", (ClockHandler,), {"version_string": version_string})
         for host, client in [("", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("", "::1"), ("::1", "::1")]:
             if HAS_IPV6 or client != "::1":
-                with self.subTest(host, client=client), running_server(address, host=host) as server:
-                    self.assertEqual(visit(server.server_port, client).fields["Server"], client)
+                with self.subTest(host, client=client), mock.patch("sys.stderr", io.StringIO()) as stderr, \
+                        running_server(address, host=host) as server:
+                    with socket.create_connection((client, server.server_port), GIVE_UP) as connection:
+                        expected = "%s %d" % connection.getsockname()[:2]
+                        self.assertEqual(ask(connection, LAST).fields["Server"], expected)
+                    self.assertTrue(stderr.getvalue().startswith(client + " - - "), stderr.getvalue())
+                    self.assertRegex(server.server_name, r"\A[\w.-]*[A-Za-z][\w.-]*\Z")
+                    self.assertEqual(server.server_address[1:], (server.server_port,))
         with mock.patch("socket.has_dualstack_ipv6", return_value=False), running_server(host="") as server:
             self.assertEqual((server.socket.family, visit(server.server_port).status), (socket.AF_INET, 200))
 
@@ -1782,8 +1757,6 @@ class AddressTest(unittest.TestCase):
 
 
 POSIX_ONLY = unittest.skipUnless(os.name == "posix", "Windows has other signals and files")
-ROOT_ONLY = unittest.skipUnless(sys.platform == "linux" and os.geteuid() == 0 and shutil.which("unshare"),
-                                "only root can have a network of its own")
 # Code that reads what a program could have changed, for a comparison.
 STATE = ("[[signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],"
          " threading.active_count(), getattr(os, 'sched_getaffinity', bool)(0)]")
@@ -1801,7 +1774,6 @@ class Folder(http.server.SimpleHTTPRequestHandler):
 """
 
 
-@POSIX_ONLY
 class StartTest(unittest.TestCase):
 
     def test_start_text(self):
@@ -1816,12 +1788,15 @@ class StartTest(unittest.TestCase):
             with self.subTest(label):
                 if host == "::1" and not HAS_IPV6:
                     self.skipTest("no IPv6 here")
-                with Command(*arguments, environment={"TZ": "NPT-5:45"}) as command:
-                    self.assertRegex(visit(command.port, host).body, rb'datetime="[^"]*\+05:45"')
+                with Command(*arguments, environment={"TZ": "NPT-5:45"} if HAS_TZSET else {}) as command:
+                    page = visit(command.port, host).body.decode()
+                    zone = re.search(r'datetime="[^"]*([+-]\d\d:\d\d)"', page)[1]
+                    self.assertTrue(zone == "+05:45" or not HAS_TZSET, zone)
                     _, rest, _ = command.finish(signal.SIGTERM)
-                    self.assertRegex(command.line + rest, (
-                        r"\AServing the time on http://%s:%d/\n%sTime zone: UTC\+05:45\n"
-                        r"Press Ctrl-C to stop\.\n\Z" % (re.escape(url), command.port, others)))
+                    expected = (r"Serving the time on http://%s:%d/\n%sTime zone: UTC%s\n"
+                                r"Press Ctrl-C to stop\.\n")
+                    expected %= re.escape(url), command.port, others, re.escape(zone)
+                    self.assertRegex(command.line + rest, r"\A%s\Z" % expected)
 
     @unittest.skipUnless(hasattr(os, "sched_setaffinity"), "this system cannot choose cores")
     def test_command_stays_on_one_of_the_cores_allowed(self):
@@ -1867,7 +1842,7 @@ class ArgumentsTest(unittest.TestCase):
 
     def test_addresses_that_cannot_be_served(self):
         setup = ("def look_up(host, *args, look_up=socket.getaddrinfo, **options):\n"
-                 "    if host == 'no.such.name': raise socket.gaierror(-2, 'not known')\n"  # asks no name server
+                 "    if host == 'no.such.name': raise socket.gaierror(-2, 'not known')\n"
                  "    return look_up(host, *args, **options)\n" "socket.getaddrinfo = look_up\n"
                  "for host in sys.argv[1:]:\n" "    try: clock_server.main(['-b', host, '0'])\n"
                  "    except SystemExit as exit: print(exit.code, file=sys.stderr)\n" "sys.exit()")
@@ -1907,7 +1882,6 @@ class ArgumentsTest(unittest.TestCase):
         self.assertEqual((result.returncode, result.stderr[-5:]), (1, "done\n"), result.stderr)
 
 
-@POSIX_ONLY
 class OwnHandlerTest(unittest.TestCase):
     """The command with a handler of somebody else's."""
 
@@ -1922,7 +1896,8 @@ class OwnHandlerTest(unittest.TestCase):
                     response = visit(command.port)
                     self.assertEqual((response.status, response.body[:5]), (200, answer))
                     status, _, errors = command.finish(signal.SIGTERM)
-                    self.assertEqual((status, errors.count('"GET / HTTP/1.1" 200 -\n')), (0, lines))
+                    self.assertTrue(status == 0 or os.name != "posix", status)  # Windows ends it
+                    self.assertEqual(errors.count('"GET / HTTP/1.1" 200 -\n'), lines)
                     self.assertEqual(errors.count("\n"), lines, errors)
 
     def test_quiet_suppresses_requests_but_not_tracebacks(self):
@@ -1978,26 +1953,15 @@ class SignalsTest(unittest.TestCase):
                 log = r'\A(127\.0\.0\.1 - - \[.*\] "GET / HTTP/1\.1" 200 -\n)*\Z'
                 self.assertRegex(command.errors(), log)
 
-    @ROOT_ONLY
     def test_signal_while_a_name_server_does_not_answer(self):
-        silent = "\n".join([  # a name server in a network of its own
-            "import fcntl, os, socket, struct, subprocess, sys, tempfile",
-            "server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
-            "fcntl.ioctl(server, 0x8914, struct.pack('16sH14x', b'lo', 1))  # up",
-            "server.bind(('127.0.0.1', 53))", "os.set_inheritable(server.fileno(), True)",
-            "with tempfile.NamedTemporaryFile() as file:", "    file.write(b'nameserver 127.0.0.1')",
-            "    file.flush()",
-            "    subprocess.run(['mount', '--bind', file.name, '/etc/resolv.conf'], check=True)",
-            "if not os.fork():", "    server.recv(512)", "    os._exit(os.write(1, b'asked') - 5)",
-            "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"])
+        silent = ("import runpy, socket, sys, time\n" "def look_up(*args, **options):\n"
+                  "    print('asked', flush=True)\n" "    time.sleep(60)\n" "socket.getaddrinfo = look_up\n"
+                  "runpy.run_path('clock_server.py', run_name='__main__')")
         for number in signal.SIGINT, signal.SIGTERM:
-            with self.subTest(number), Program("unshare", "-n", "-m", sys.executable, "-c", silent,
-                                               "clock_server.py", "-b", "silent.example", "0") as program:
-                if program.process.stdout.read(5) != b"asked":
-                    self.skipTest("no such network here: " + program.errors())
+            with self.subTest(number), Program(sys.executable, "-c", silent, "-b", "silent.example") as program:
+                self.assertEqual(program.process.stdout.readline(), b"asked\n")
                 program.process.send_signal(number)
-                self.assertIn(program.process.wait(1), [0, -number])
-                self.assertEqual(program.errors(), "")
+                self.assertEqual((program.process.wait(GIVE_UP), program.errors()), (-number, ""))
 
     def test_main_can_run_in_another_thread(self):
         call = ("threading.Thread(target=clock_server.main, args=(sys.argv[1:],), daemon=True).start()\n"
@@ -2293,9 +2257,10 @@ class BrowserTest(unittest.TestCase):
         self.assertEqual((set(requests), console), ({("/path?token=1", 200)}, []))
 
     def test_page_of_another_site_cannot_show_it(self):
-        for handler, refused in (clock_server.PoliteHandler, False), (clock_server.ShyHandler, True), (QuietHandler, True):
+        for handler, refused in (clock_server.PoliteHandler, False), (QuietHandler, True):
             own = type("Own", (handler,), {"log_message": QuietHandler.log_message})
-            with self.subTest(handler.__name__), running_server(own) as server, tempfile.TemporaryDirectory() as folder:
+            with self.subTest(handler.__name__), running_server(own) as server, \
+                    tempfile.TemporaryDirectory() as folder:
                 with open(os.path.join(folder, "index.html"), "w") as file:
                     file.write('<iframe src="http://localhost:%d/"></iframe>' % server.server_port)
                 with running_server(functools.partial(StockHandler, directory=folder)) as other:
