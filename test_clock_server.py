@@ -1025,7 +1025,7 @@ class LogTest(unittest.TestCase):
             pass
         odd = [mock.Mock(write=mock.Mock(side_effect=error), fileno=mock.Mock(side_effect=error))
                for error in (OSError, RuntimeError, KeyError)]
-        for label, stderr in ("none", None), ("closed", closed), *enumerate(odd):
+        for label, stderr in [("none", None), ("closed", closed), *enumerate(odd)]:
             for handler, status in (ClockHandler, [200]), (Broken, []):
                 with self.subTest(label, status=status), mock.patch("sys.stderr", stderr), \
                         mock.patch("sys.stdout") as stdout, \
@@ -1679,7 +1679,7 @@ class KeptTest(unittest.TestCase):
         with mock.patch.object(ClockHandler, "log_request"), mock.patch("time.time", lambda: now), \
                 mock.patch.object(clock_server, "datetime", clock), running_server(ClockHandler) as server:
             first = 0.5 if os.name == "posix" else 1e9  # Windows' Python has no zone for the first day
-            for now in first, *(1e9 + after for after in (0.125, 0.25, 0.875, 1, 1.5, -3599.5, 0.25)):
+            for now in [first] + [1e9 + after for after in (0.125, 0.25, 0.875, 1, 1.5, -3599.5, 0.25)]:
                 page = render_page(moment(int(now), int(now % 1 * 1e6)))
                 for connection, data in requests * 2:
                     with self.subTest(data, now=now):
