@@ -21,7 +21,7 @@ The server sends a response back on the same connection:
 
     HTTP/1.1 200 OK                     the status line: version, status, reason phrase
     Content-Type: text/html             the header section
-    Content-Length: 4048                the number of bytes in the body
+    Content-Length: 4001                the number of bytes in the body
                                         an empty line ends the header section
     <!DOCTYPE html>...                  the body
 
@@ -121,8 +121,9 @@ class ClockPage(BaseHTTPRequestHandler):
 #     $ curl -v http://localhost:8880/
 #
 # The head and the page leave in two pieces. Nagle's algorithm, which saves small packets, would keep the
-# second one back until the client acknowledges the first one, and for that, clients take 40 ms. To see it,
-# put a # before disable_nagle_algorithm, and ask for ten pages on one connection, which prints the seconds:
+# second one back until the client acknowledges the first one, which takes 40 ms for all pages on a connection
+# but the first. To see it, put a # before disable_nagle_algorithm for a while, start the server again, and
+# ask for ten pages on one connection; the command prints the seconds for each:
 #
 #     $ curl -s -o /dev/null -w '%{time_total}\n' 'http://localhost:8880/?[1-10]'
 
@@ -271,14 +272,14 @@ class PoliteHandler(ClockPage):
 # --- The frame -----------------------------------------------------------------------------------
 #
 # Another site can show the clock in a frame, as if it were a part of its own page. If a page has buttons, this
-# is dangerous: the frame may be invisible, and a visitor who clicks on the other site presses them. These
-# commands make such a site; open http://localhost:8881/ in a browser:
+# is dangerous: the frame may be invisible, and a visitor who clicks on the other site presses them. This
+# command makes such a site; open http://localhost:8881/ in a browser:
 #
-#     $ cd $(mktemp -d)
-#     $ echo '<h1>My own clock</h1> <iframe src="http://localhost:8880/"></iframe>' > index.html
-#     $ python3 -m http.server 8881
+#     $ (cd $(mktemp -d)
+#     >     echo '<h1>My own clock</h1> <iframe src="http://localhost:8880/"></iframe>' > index.html
+#     >     python3 -m http.server 8881)
 #
-# A browser obeys the fields of a response, and no field forbids this. Nor does one forbid to store the page,
+# A browser obeys the fields of a response, and no field forbids this. Nor does any forbid storing the page,
 # which would show an old time later. But the field Server tells everybody which version of Python runs
 # here, and so which of its known weaknesses may be tried.
 #
@@ -290,7 +291,7 @@ class PoliteHandler(ClockPage):
 #     send_header("Content-Type", "text/html")        add the fields that do_GET wants
 #     end_headers()                                   add the empty line, and send the head
 #
-#     send_error(404)                                 do all of this, and send a body that says what is wrong
+#     send_error(405)                                 do all of this, and send a body that says what is wrong
 
 def csp_hash(text: str) -> str:
     """Return the hash that allows an inline style or script in a Content-Security-Policy."""
@@ -304,9 +305,9 @@ class ShyHandler(PoliteHandler):
     error_content_type = "text/plain; charset=utf-8"
     error_message_format = "%(code)d %(message)s\n"  # the body of send_error; the library's is HTML
     common_fields = {  # are in every response, unless do_GET sends a field with the same name
-        "Cache-Control": "no-store, no-transform",  # a proxy that shortened the page would break the hashes
+        "Cache-Control": "no-store, no-transform",  # the hashes below are only those of an unchanged page
         # Allow the icon, style and script of the page, and the requests to this server that keep the
-        # clock right. Forbid everything else, and forbid other pages to show this one inside them.
+        # clock right. Forbid everything else, and forbid showing the page inside another one.
         "Content-Security-Policy": "default-src 'none'; img-src data:; connect-src 'self'; form-action 'none'; "
         f"base-uri 'none'; frame-ancestors 'none'; style-src {csp_hash(STYLE)}; script-src {csp_hash(SCRIPT)}",
         "Referrer-Policy": "no-referrer",  # sites that a page links to do not learn its address
@@ -322,7 +323,8 @@ class ShyHandler(PoliteHandler):
     def send_response_only(self, code, message=None):
         """Begin a head. Overridden to remember the status, and to keep a line break out of the first line."""
         self.sent_status, self.sent_names = code, frozenset()
-        super().send_response_only(code, message and ascii(message)[1:-1])
+        message = message and ascii(message)[1:-1]  # what would be a line break is \n now; [1:-1] drops quotes
+        super().send_response_only(code, message)
 
     def send_header(self, keyword, value, *more, **options):
         """Add a field. Overridden to remember its name, and to raise ValueError for a line break in it."""
@@ -362,15 +364,16 @@ class ShyHandler(PoliteHandler):
 # its output, and open the page. It does not load until you press Ctrl-Q: a thread waits to write.
 #
 # The cure is to replace quotation marks and control characters, to cut long lines, which would fill
-# the disk, and to write nothing while nobody reads.
+# the disk, and to write nothing while nobody reads. (`with suppress(X)` means: if X is raised in this block,
+# go on after the block.)
 
 LOG_CHARACTERS = 200  # in a line of the log, besides the address and the date; most requests are shorter
 
 
 def is_stuck(stream) -> bool:
     """Return whether a write to this stream would have to wait for somebody to read it."""
-    with suppress(Exception):  # it is not a file of the system; or this is Windows, which only asks sockets
-        return not select.select([], [stream], [], 0)[1]
+    with suppress(Exception):  # the stream is not a file of the system; or this is Windows
+        return not select.select([], [stream], [], 0)[1]  # the streams of this list that can be written now
     return False
 
 
@@ -386,9 +389,9 @@ class HonestHandler(ShyHandler):
     """Writes a log in which no request can lie, and for which no visitor has to wait."""
 
     def log_message(self, format, *args):
-        """Write a line to the log. Overridden for what is said above; the format is that of http.server."""
+        """Write a line to the log. Overridden for the cure above; the format is that of http.server."""
         args = tuple(arg.replace('"', "%22") if isinstance(arg, str) else arg for arg in args)
-        message = ascii(format % args)[1:-1]  # without its quotes; a line break becomes \n, é becomes \xe9
+        message = ascii(format % args)[1:-1]  # a line break becomes \n, é becomes \xe9
         if len(message) > LOG_CHARACTERS:
             message = message[:LOG_CHARACTERS] + "..." + message[-7:]  # the end is '" 200 -'
         say(sys.stderr, f"{self.address_string()} - - [{self.log_date_time_string()}] {message}\n")
@@ -425,7 +428,8 @@ class HonestHandler(ShyHandler):
 # quotes the grammar that it checks, in which "x" means just these characters, SP a space, OWS optional
 # spaces and tabs, 1*x one or more x, and [ x ] an optional x. Most rules say which bytes a text may
 # consist of. To check that, we let strip take the allowed bytes off both ends; nothing must be left:
-# b"abba".strip(b"ab") is b"", but b"abXba".strip(b"ab") is b"X".
+# b"abba".strip(b"ab") is b"", but b"abXba".strip(b"ab") is b"X". The lines of a head come from a function
+# with yield, which runs only as far as its next yield each time that parse_head asks for another line.
 
 HEAD_BYTES = 65536  # in a head; browsers send the cookies of all servers on this machine
 MAX_FIELDS = 100    # in a head, as in http.server, Apache and gunicorn
@@ -494,8 +498,9 @@ def parse_request_line(line: bytes) -> tuple[str, str, str]:
     require(name == b"HTTP/" and dot == b".", "malformed version (RFC 9112 section 2.3)")
     require(consists_of(DIGITS, digits) and len(digits) == 2, "malformed version (RFC 9112 section 2.3)")
     require(digits[:1] == b"1", "not HTTP/1.0 or HTTP/1.1 (RFC 9110 section 15.6.6)", 505)
-    require(consists_of(TARGET, target) and is_target(method, target), "malformed target (RFC 9112 section 3.2)")
-    # A do_GET may redirect to its path, as the library does, and //x is a host then (python/cpython#87389).
+    require(consists_of(TARGET, target), "malformed target (RFC 9112 section 3.2)")
+    require(is_target(method, target), "malformed target for this method (RFC 9112 section 3.2)")
+    # A do_GET that redirects to //x/ would lead its visitor to the host x (python/cpython#87389): leave a slash.
     path = "/" + target.decode().lstrip("/") if target.startswith(b"//") else target.decode()
     return method.decode(), path, "HTTP/1.0" if digits == b"10" else "HTTP/1.1"  # also for 1.2 and so on
 
@@ -513,7 +518,7 @@ def parse_field(line: bytes) -> tuple[bytes, bytes]:
 def single_value(fields: dict[bytes, list[bytes]], name: bytes) -> bytes | None:
     """Return the value of a field, or None. Raises Refused if there are two: which one counts?"""
     values = fields.get(name, [])
-    require(len(values) < 2, f"{name.decode()} is repeated (RFC 9110 section 5.3)")
+    require(len(values) < 2, "a field is repeated that may come only once (RFC 9110 section 5.3)")
     return values[0] if values else None
 
 
@@ -532,7 +537,7 @@ def body_follows(fields: dict[bytes, list[bytes]], version: str) -> bool:
         require(consists_of(DIGITS, length) and len(length) <= 18, "malformed Content-Length")
     if coding is None:
         return int(length or 0) > 0
-    # chunked means that the body is sent in chunks, each after its length. Before it, other codings may stand.
+    # chunked means that the body is sent in chunks, each after its length. Other codings may come before it.
     require(version == "HTTP/1.1", "Transfer-Encoding in HTTP/1.0 (RFC 9112 section 6.1)")
     require(length is None, "Transfer-Encoding and Content-Length (RFC 9112 section 6.1)")
     codings = list_members(fields, b"transfer-encoding")
@@ -609,8 +614,8 @@ class StrictHandler(HonestHandler):
         self.command, self.path, self.request_version, self.has_body, is_last, expects = request
         self.close_connection = is_last or self.protocol_version == "HTTP/1.0"
         if not expects or getattr(self, "do_" + self.command, self.refuse) == self.refuse:
-            return True
-        return self.handle_expect_100()  # the client waits for 100 Continue before it sends the body
+            return True  # nobody asks us for 100 Continue, or the body would be sent for a refusal
+        return self.handle_expect_100()
 
     def read_request(self) -> Request:
         """Return what the head says. Raises Refused, or EOFError if the client leaves before its end."""
@@ -688,13 +693,13 @@ class CalmServer(ThreadingHTTPServer):
         finally:
             with suppress(OSError):  # the client has left
                 request.shutdown(socket.SHUT_WR)
-                while request.recv(8192):
+                while request.recv(65536):
                     pass
 
     def handle_error(self, request, client_address):
         """Print a traceback, unless the client has left, or nobody reads what is printed."""
         error = sys.exc_info()[1]
-        # An error of a file has a filename, and is a bug in a do_GET; an error of a connection has none.
+        # Errors of connections have no filename. A do_GET of yours may open files, whose errors have one.
         has_left = isinstance(error, OSError) and error.errno in CLIENT_LEFT and not error.filename
         if not has_left and sys.stderr and not is_stuck(sys.stderr):
             with suppress(Exception):  # the traceback cannot be written, or not be made for want of memory
@@ -784,8 +789,8 @@ class PunctualHandler(StrictHandler):
 
 # --- The full house ------------------------------------------------------------------------------
 #
-# A client can take all connections, and do nothing with them. To see it in a second, type `ulimit -n 64`
-# in the terminal of the server before you start it: then it may open 64 files and sockets, where Linux
+# A client can take all connections, and do nothing with them. To see it in a second, start the server in a
+# new terminal, and type `ulimit -n 64` there before: then it may open 64 files and sockets, where Linux
 # usually allows 1,024. While this command runs, the page does not load for nine seconds, and without a
 # deadline it never does:
 #
@@ -798,8 +803,8 @@ class PunctualHandler(StrictHandler):
 #
 # The cure is to evict the connection that has waited longest when another client comes.
 #
-# A client can also send many requests at once, which HTTP calls pipelining. (Start the server without the
-# ulimit for this one.)
+# A client can also send many requests at once, which HTTP calls pipelining. (Start the server in the old
+# terminal for this one, which has no such limit.)
 #
 #     $ python3 -c "import socket, time
 #     > connections = []
@@ -810,19 +815,18 @@ class PunctualHandler(StrictHandler):
 #     >     connection.sendall(b'GET / HTTP/1.1\r\nHost: x\r\n\r\n' * 2000)
 #     > input()"
 #
-# Now 200 threads answer as fast as they can, so that the page takes up to half a second, and longer if
-# the responses are read. The system keeps those that nobody reads: 300 MB, as the line TCP of
-# /proc/net/sockstat on Linux says (in pages of 4 KB).
+# Now 200 threads answer as fast as they can, and the page takes up to half a second; if the client read the
+# responses, it would go on like this. Since it does not, the system keeps them, some 200 to 300 MB after half a
+# minute: on Linux, see the last number of the line TCP in /proc/net/sockstat, in pages of 4 KB.
 #
 # The cure is to let clients take turns: while there are many connections, one that has more than one request
 # in it is closed after the first response, and its client has to come again, and to wait behind the others.
 # Besides, the system is to keep no more than 40 KB of the responses on a connection.
 
 MAX_CONNECTIONS = 512   # at once: half of the 1,024 files and sockets that Linux usually allows
-TURN_CONNECTIONS = 64   # at once; the requests of 64 clients that pipeline delay a page by half a second
-GRACE_SECONDS = 0.01    # before a connection may be evicted; a request usually follows at once
+TURN_CONNECTIONS = 64   # at once; if so many read what they pipeline, the page still comes within a second
+GRACE_SECONDS = 0.01    # for a new client to send a request, and for a thread to close an evicted connection
 RETRY_SECONDS = 0.0005  # to sleep when there was no room; most evicted connections are closed by then
-CLOSE_RETRIES = 20      # times to sleep before another connection is evicted instead; 10 ms are enough
 SEND_BYTES = 40960      # of a response that the system keeps until the client reads them
 
 
@@ -846,17 +850,18 @@ class FairServer(PunctualServer):
 
     def get_request(self):
         """Accept a connection. Overridden to make room if there is none, and raise an OSError."""
+        has_room = self.has_room()
         try:
-            if not self.has_room():
+            if not has_room:
                 raise BlockingIOError("no room yet")
             return super().get_request()
-        except OSError:  # the system may have no more sockets
-            evicted = self.evict(GRACE_SECONDS)
-            for _ in range(CLOSE_RETRIES):
+        except OSError:  # if there was room, the system has no more sockets
+            evicted, end = self.evict(GRACE_SECONDS), time.monotonic() + GRACE_SECONDS
+            while has_room or not self.has_room():
                 time.sleep(RETRY_SECONDS)
-                if evicted is None or evicted.fileno() == -1:  # its thread has closed it
+                if evicted is None or evicted.fileno() == -1 or time.monotonic() > end:  # -1: it has been closed
                     break
-            raise
+            raise  # the loop tries again, since the other client still waits
 
 
 class FairHandler(PunctualHandler):
@@ -870,7 +875,7 @@ class FairHandler(PunctualHandler):
         return is_valid
 
     def has_more(self) -> bool:
-        """Return whether the client has sent something after the head of this request."""
+        """Return whether the client has sent something after this head. (What rfile has kept is not seen.)"""
         return bool(select.select([self.connection], [], [], 0)[0])
 
 
@@ -921,7 +926,7 @@ class KeepingHandler(FairHandler):
         return self.keep_head(self.raw_head)
 
     def has_more(self):
-        """Return whether the client has sent more. Overridden because rfile may have received it already."""
+        """Return whether the client has sent more. Overridden because now we know what rfile has kept."""
         return self.received > len(self.raw_head)
 
 
@@ -970,6 +975,7 @@ class ClockHandler(KeepingHandler):
 # takes a tenth of a second, in which nobody else is accepted.
 
 MAX_THREADS = 1024  # twice MAX_CONNECTIONS, since a slow do_GET goes on when its connection has been evicted
+IDLE_THREADS = 64   # that wait for connections; others end when they have done their work
 
 
 class QuickServer(FairServer):
@@ -983,7 +989,7 @@ class QuickServer(FairServer):
         super().__init__(*args, **options)
 
     def has_room(self):
-        """Return whether another connection can be served. Overridden to see to it that a thread is idle."""
+        """Return whether another connection can be served. Overridden to start a thread if none is idle."""
         if not self.idle and len(self.threads) < MAX_THREADS:
             with suppress(RuntimeError, MemoryError):  # the system has no more threads
                 _thread.start_new_thread(self.work, ())
@@ -992,7 +998,7 @@ class QuickServer(FairServer):
         return bool(self.idle) and super().has_room()
 
     def process_request(self, request, client_address):
-        """Hand a connection to an idle thread; has_room has seen to it that there is one."""
+        """Hand a connection to an idle thread; has_room has returned True, so there is one."""
         self.watch(request)
         self.idle.pop()
         self.jobs.put((request, client_address))
@@ -1002,6 +1008,8 @@ class QuickServer(FairServer):
         try:
             while job := self.jobs.get():  # := needs Python 3.8
                 self.process_request_thread(*job)  # inherited: finish_request, handle_error, shutdown_request
+                if len(self.idle) >= IDLE_THREADS:
+                    return
                 self.idle.append(None)
             self.jobs.put(None)  # the server is closed: tell the next thread
         finally:  # also when a do_GET has called sys.exit
@@ -1013,7 +1021,7 @@ class QuickServer(FairServer):
         self.jobs.put(None)
 
 
-# Now they take 1.2 seconds. The price is that as many threads stay as there were connections at once.
+# Now they take 1.2 seconds. The price is the memory for the threads that wait.
 #
 #     $ python3 -c "from clock_server import *; QuickServer(('', 8880), ClockHandler).serve_forever()" 2>/dev/null
 #
@@ -1045,6 +1053,10 @@ def stay_on_one_core() -> None:
 # The second one prints a traceback, and Ctrl-C in the first one prints another. But the operator has only
 # made a slip, or wants to stop. Start `python3 clock_server.py` twice: the second one says in a line what
 # is wrong, and Ctrl-C ends the first one without a word.
+#
+# Also, machines have addresses of two families: IPv4, such as 192.0.2.1, and IPv6, such as 2001:db8::1. So far,
+# the server has listened only on IPv4. "::" stands for all networks in IPv6; a socket that listens there can
+# serve IPv4, too ("dual stack"), whose addresses then look like ::ffff:192.0.2.1.
 
 class ClockServer(QuickServer):
     """Serves connections with any handler. The host "" means every network of this machine."""
@@ -1055,9 +1067,9 @@ class ClockServer(QuickServer):
         host, port = server_address[:2]
         if not host and socket.has_dualstack_ipv6():
             host = "::"
-        # A name may have addresses of both families. The smaller one is IPv4, which more clients can use.
-        found = min(socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM))
-        self.address_family, address = found[0], (found[4][0], port, *found[4][2:])
+        # A tuple for each address: its family first, and the address last. min takes IPv4 if there are both.
+        family, *_, found = min(socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM))
+        self.address_family, address = family, (found[0], port, *found[2:])
         super().__init__(address, RequestHandlerClass, bind_and_activate)
 
     def server_bind(self):
@@ -1075,7 +1087,7 @@ class ClockServer(QuickServer):
 
 
 def main(argv: list[str] | None = None, handler=ClockHandler) -> None:
-    """Serve until SIGINT (Ctrl-C) or SIGTERM, which end the whole process: main does not return.
+    """Serve until SIGINT (Ctrl-C) or SIGTERM (kill), which end the whole process: main does not return.
 
     `argv` are the arguments, or None for those of the program. Exits with status 2 if they are invalid,
     and with status 1 if the server cannot start.

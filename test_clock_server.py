@@ -471,7 +471,7 @@ def frame_is_shown(server, attack):
 ATTACKS = [  # label, chapter, how many of its commands, the class that cures it, when the server is harmed
     ("another method", "The methods", 2, "PoliteHandler", lambda server, attack: not all(
         text in attack.errors() for text in ("HTTP/1.1 200 ", "HTTP/1.1 405 ", "Allow: GET, HEAD, OPTIONS"))),
-    ("a frame", "The frame", 3, "ShyHandler", frame_is_shown),
+    ("a frame", "The frame", 1, "ShyHandler", frame_is_shown),
     ("a lie in the log", "The log", 1, "HonestHandler",  # for who reads up to the second quotation mark
      lambda server, attack: re.search(r'\] "[^"]*" 200 ', server.errors())),
     ("a hidden request", "The grammar", 1, "StrictHandler",
