@@ -21,7 +21,7 @@ The server sends a response back on the same connection:
 
     HTTP/1.1 200 OK                     the status line: version, status, reason phrase
     Content-Type: text/html             the header section
-    Content-Length: 4001                the number of bytes in the body
+    Content-Length: 4009                the number of bytes in the body
                                         an empty line ends the header section
     <!DOCTYPE html>...                  the body
 
@@ -323,8 +323,7 @@ class ShyHandler(PoliteHandler):
     def send_response_only(self, code, message=None):
         """Begin a head. Overridden to remember the status, and to keep a line break out of the first line."""
         self.sent_status, self.sent_names = code, frozenset()
-        message = message and ascii(message)[1:-1]  # what would be a line break is \n now; [1:-1] drops quotes
-        super().send_response_only(code, message)
+        super().send_response_only(code, message and ascii(message)[1:-1])  # ascii writes it as \n, in quotes
 
     def send_header(self, keyword, value, *more, **options):
         """Add a field. Overridden to remember its name, and to raise ValueError for a line break in it."""
@@ -587,12 +586,9 @@ def parse_head(lines: Iterator[bytes]) -> Request:
 class StrictHandler(HonestHandler):
     """Accepts what the standards define, and closes the connection after a request with a body."""
 
-    has_body = False  # whether the last request had one
-    parsed_headers = None
-
     def handle(self):
         """Answer the requests of a connection. Overridden to stop after a body, and to forget each request."""
-        self.close_connection = False
+        self.close_connection = self.has_body = False
         while not self.close_connection and not self.has_body:
             self.command, self.path, self.raw_head, self.parsed_headers = "", "", b"", None
             self.handle_one_request()
@@ -821,7 +817,7 @@ class PunctualHandler(StrictHandler):
 #
 # The cure is to let clients take turns: while there are many connections, one that has more than one request
 # in it is closed after the first response, and its client has to come again, and to wait behind the others.
-# Besides, the system is to keep no more than 40 KB of the responses on a connection.
+# Besides, the system is to keep no more than 40 KB for each connection.
 
 MAX_CONNECTIONS = 512   # at once: half of the 1,024 files and sockets that Linux usually allows
 TURN_CONNECTIONS = 64   # at once; if so many read what they pipeline, the page still comes within a second
@@ -1109,13 +1105,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return the arguments of the command; exit with status 2 if one is invalid."""
     parser = argparse.ArgumentParser(prog="clock_server", description="Serve a page with the current time.")
     parser.add_argument("--version", action="version", version="%(prog)s " + __version__)
-    parser.add_argument("-b", "--bind", metavar="ADDRESS", help="listen there (default: all interfaces)")
+    parser.add_argument("-b", "--bind", metavar="ADDRESS", help="listen there (default: all interfaces)",
+                        type=lambda text: text.strip("[]"))  # in URLs, IPv6 addresses stand in brackets
     parser.add_argument("-q", "--quiet", action="store_true", help="do not log requests")
     parser.add_argument("port", nargs="?", type=int, default=8880, help="0 picks one (default: %(default)s)")
     args = parser.parse_args(argv)
     if not 0 <= args.port <= 65535:
         parser.error("not a port number from 0 to 65535: %d" % args.port)
-    args.bind = args.bind and args.bind.strip("[]")  # in URLs, IPv6 addresses stand in brackets
     if args.bind == "":
         parser.error("--bind needs an address or a host name")
     return args
