@@ -3,10 +3,10 @@ r"""A web server in one file. Every URL it serves is a page with the current tim
 
     python3 clock_server.py     serve on port 8880 until Ctrl-C; --help shows the options
 
-Read this file from top to bottom. The first chapter is a complete small server. Each later one, from
-"The methods" on, begins with something that strangers do to it, as a command that you can type, and cures
-it with a small class, which inherits from a class before it. So the server grows, and at each stage it is a
-program that runs. In the end you can leave it running.
+Read this file from top to bottom. The first chapter is a complete small server. From "The methods" on, each
+chapter begins with what is wrong with it, usually something that strangers do to it, as a command that you can
+type, and cures it with a small class, which inherits from a class before it. So the server grows, and at each
+stage it is a program that runs. In the end you can leave it running.
 
 What travels over the wire: a client, such as a browser, opens a connection to a server, a stream of
 bytes in each direction. A port, here 8880, is the number by which a machine knows which of its
@@ -19,7 +19,7 @@ programs is meant. On the connection, the client sends a request. It is text:
 
 The server sends a response back on the same connection:
 
-    HTTP/1.1 200 OK                     the status line: version, status, reason phrase
+    HTTP/1.1 200 OK                     the status line: version, status (4xx is an error), reason phrase
     Content-Type: text/html             the header section
     Content-Length: 4009                the number of bytes in the body
                                         an empty line ends the header section
@@ -33,6 +33,8 @@ RFC 9112, on how they are written: https://www.rfc-editor.org/rfc/rfc9112. A few
                   POST sends a body to the server
     field         a line of the header section; Python calls it a header, as in send_header
     head          of a request or a response: everything before the body
+    socket        the end of a connection that a program has
+    proxy         a program that stands before a server and passes requests on
     inherited     comes from a class of the standard library, and is not shown in this file
 
 There are two kinds of classes. A server accepts connections, and for each it makes a handler, which reads
@@ -114,8 +116,8 @@ class ClockPage(BaseHTTPRequestHandler):
 #
 #     $ python3 -c "from clock_server import *; ThreadingHTTPServer(('', 8880), ClockPage).serve_forever()"
 #
-# (The * brings the names that this file imports, too.) Here '' stands for every network of this machine,
-# and 8880 is the port. Now open http://localhost:8880/ in a browser. For each request, the server writes
+# (The * brings ThreadingHTTPServer, too, which this file imports.) Here '' stands for every network of this
+# machine, and 8880 is the port. Now open http://localhost:8880/ in a browser. For each request, the server writes
 # a line to its log, which is the terminal. To see the text that travels, use a second terminal:
 #
 #     $ curl -v http://localhost:8880/
@@ -132,7 +134,7 @@ class ClockPage(BaseHTTPRequestHandler):
 #
 # You can skip this chapter if you have come for the server. It is CSS, JavaScript and SVG.
 # A narrow window has room for 13 characters (13ch), those from the hour to the year; the date stands
-# above them. Without balance, the hour would fit beside it in a typeface with a narrow 1.
+# above them. Without balance, the hour would stand beside the date where the digit 1 is narrow.
 
 STYLE = """
 html { min-height: 100%; display: grid;  /* In a grid, auto margins center in both directions. */
@@ -230,7 +232,7 @@ ICON = "data:image/svg+xml," + urllib.parse.quote("""\
 # on. For HEAD, we let do_GET write into memory instead of the connection, and send only the head.
 
 class PoliteHandler(ClockPage):
-    """Answers all methods of HTTP."""
+    """Answers GET, HEAD and OPTIONS, and refuses the other methods of HTTP."""
 
     def do_HEAD(self):
         """Answer as do_GET does, but without the body (RFC 9110 section 9.3.2)."""
@@ -280,7 +282,7 @@ class PoliteHandler(ClockPage):
 #     >     python3 -m http.server 8881)
 #
 # A browser obeys the fields of a response, and no field forbids this. Nor does any forbid storing the page,
-# which would show an old time later. But the field Server tells everybody which version of Python runs
+# which would show an old time later. And the field Server tells everybody which version of Python runs
 # here, and so which of its known weaknesses may be tried.
 #
 # The cure is to add fields to each response, errors too. This is how the inherited methods send one:
@@ -294,7 +296,7 @@ class PoliteHandler(ClockPage):
 #     send_error(405)                                 do all of this, and send a body that says what is wrong
 
 def csp_hash(text: str) -> str:
-    """Return the hash that allows an inline style or script in a Content-Security-Policy."""
+    """Return the hash of a style or script, a short text that changes with it, for Content-Security-Policy."""
     return "'sha256-%s'" % base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -306,8 +308,8 @@ class ShyHandler(PoliteHandler):
     error_message_format = "%(code)d %(message)s\n"  # the body of send_error; the library's is HTML
     common_fields = {  # are in every response, unless do_GET sends a field with the same name
         "Cache-Control": "no-store, no-transform",  # the hashes below are only those of an unchanged page
-        # Allow the icon, style and script of the page, and the requests to this server that keep the
-        # clock right. Forbid everything else, and forbid showing the page inside another one.
+        # Allow the icon, the style and the script with these hashes, and the requests to this server that keep
+        # the clock right. Forbid other scripts, everything else, and showing the page inside another one.
         "Content-Security-Policy": "default-src 'none'; img-src data:; connect-src 'self'; form-action 'none'; "
         f"base-uri 'none'; frame-ancestors 'none'; style-src {csp_hash(STYLE)}; script-src {csp_hash(SCRIPT)}",
         "Referrer-Policy": "no-referrer",  # sites that a page links to do not learn its address
@@ -326,7 +328,10 @@ class ShyHandler(PoliteHandler):
         super().send_response_only(code, message and ascii(message)[1:-1])  # ascii writes it as \n, in quotes
 
     def send_header(self, keyword, value, *more, **options):
-        """Add a field. Overridden to remember its name, and to raise ValueError for a line break in it."""
+        """Add a field. Overridden to remember its name, and to raise ValueError for a line break in it.
+
+        `more` and `options` are what new Pythons add to the arguments.
+        """
         if any(character in f"{keyword}{value}" for character in "\0\r\n"):  # what follows it would be a field
             raise ValueError(f"line break in a field: {keyword!r}, {value!r}")
         self.sent_names |= {keyword.lower()}
@@ -372,7 +377,7 @@ LOG_CHARACTERS = 200  # in a line of the log, besides the address and the date; 
 def is_stuck(stream) -> bool:
     """Return whether a write to this stream would have to wait for somebody to read it."""
     with suppress(Exception):  # the stream is not a file of the system; or this is Windows
-        return not select.select([], [stream], [], 0)[1]  # the streams of this list that can be written now
+        return not select.select([], [stream], [], 0)[1]  # which of these streams can be written now
     return False
 
 
@@ -409,9 +414,9 @@ class HonestHandler(ShyHandler):
 #     >     curl -X GET --data-binary @- http://localhost:8880/
 #
 # The server does not read the body of a GET, takes it for the next request, and answers that, too: its
-# log shows both. (It may also print a traceback, because curl does not read the second response.) A proxy,
-# a program that stands before a server and passes requests on, has seen only one request, and checked only
-# that. Whenever two programs read the same bytes differently, one request can be smuggled inside another.
+# log shows both. (It may also print a traceback, because curl does not read the second response.) A proxy
+# before it has seen only one request, and checked only that. Whenever two programs read the same bytes
+# differently, one request can be smuggled inside another.
 #
 # The cure has two parts. After a request with a body, the connection is closed, so that a body is never
 # read as a request. And a request is accepted only if it is what the standards define, which all programs
@@ -421,7 +426,7 @@ class HonestHandler(ShyHandler):
 #         handle_one_request()        read a line from rfile, the stream of what the client sends, as
 #                                     self.raw_requestline, and call
 #             parse_request()         set command, path and headers, and return True; or send an error
-#             do_GET()                or what the command is, if it was True
+#             do_GET()                or do_POST and so on, if True was returned
 #
 # First come functions that know nothing of connections: bytes go in, and what they mean comes out. Each
 # quotes the grammar that it checks, in which "x" means just these characters, SP a space, OWS optional
@@ -554,7 +559,7 @@ class Request(NamedTuple):
     version: str
     has_body: bool  # whether a body follows
     is_last: bool   # whether the connection is to be closed after the response
-    expects: bool   # whether the client waits for the response 100 before it sends the body
+    expects: bool   # whether the client asks before it sends the body; the response 100 Continue means yes
 
 
 def parse_head(lines: Iterator[bytes]) -> Request:
@@ -587,7 +592,10 @@ class StrictHandler(HonestHandler):
     """Accepts what the standards define, and closes the connection after a request with a body."""
 
     def handle(self):
-        """Answer the requests of a connection. Overridden to stop after a body, and to forget each request."""
+        """Answer the requests of a connection. Overridden to forget each one, and to stop after a body.
+
+        close_connection is not enough: a do_POST of yours makes it False if it sends Connection: keep-alive.
+        """
         self.close_connection = self.has_body = False
         while not self.close_connection and not self.has_body:
             self.command, self.path, self.raw_head, self.parsed_headers = "", "", b"", None
@@ -610,7 +618,7 @@ class StrictHandler(HonestHandler):
         self.command, self.path, self.request_version, self.has_body, is_last, expects = request
         self.close_connection = is_last or self.protocol_version == "HTTP/1.0"
         if not expects or getattr(self, "do_" + self.command, self.refuse) == self.refuse:
-            return True  # nobody asks us for 100 Continue, or the body would be sent for a refusal
+            return True  # nobody asks, or we are going to refuse it
         return self.handle_expect_100()
 
     def read_request(self) -> Request:
@@ -618,7 +626,7 @@ class StrictHandler(HonestHandler):
         return parse_head(self.read_lines())
 
     def read_lines(self) -> Iterator[bytes]:
-        """Yield the lines of the head as they come, so that a wrong one is refused at once."""
+        """Yield the lines of the head as they come, so that a wrong one, or one too long, is refused at once."""
         self.raw_head, line = b"", self.raw_requestline
         while line.endswith(b"\n") or len(line) > HEAD_BYTES:
             self.raw_head += line
@@ -717,11 +725,11 @@ class CalmServer(ThreadingHTTPServer):
 #     > connection.recv(1)"
 #
 # The server waits for the rest forever, and so does this command. Each such client keeps a thread and
-# a connection. A timeout for each receive is no cure: a client that sends a byte now and then never
-# meets it. So there is one deadline for a response and the whole next request: a connection that has had no
-# complete head for nine seconds is evicted, that is, closed whatever its client is doing.
+# a connection. A timeout for each receive is no cure: a client that sends a byte now and then never runs
+# into it. So there is one deadline, from one head to the next: a connection that has had no complete head
+# for nine seconds is evicted, that is, closed whatever its client is doing.
 
-REQUEST_SECONDS = 9  # from one head to the next; not 10, since many clients ask just every ten seconds
+REQUEST_SECONDS = 9  # not 10: a client that asks every ten seconds would send just when we close
 
 
 class PunctualServer(CalmServer):
@@ -729,7 +737,7 @@ class PunctualServer(CalmServer):
 
     def __init__(self, *args, **options):
         # For each connection, when its last complete head came, or when it began; the oldest is the first.
-        # Threads share this dict without a lock: copy, pop and assignment are a single step for Python.
+        # Threads can share this dict: copy, pop and assignment are a single step for Python.
         self.connections = {}
         super().__init__(*args, **options)
 
@@ -820,7 +828,7 @@ class PunctualHandler(StrictHandler):
 # Besides, the system is to keep no more than 40 KB for each connection.
 
 MAX_CONNECTIONS = 512   # at once: half of the 1,024 files and sockets that Linux usually allows
-TURN_CONNECTIONS = 64   # at once; if so many read what they pipeline, the page still comes within a second
+TURN_CONNECTIONS = 64   # at once; even if 64 clients pipeline without end, a visitor waits less than a second
 GRACE_SECONDS = 0.01    # for a new client to send a request, and for a thread to close an evicted connection
 RETRY_SECONDS = 0.0005  # to sleep when there was no room; most evicted connections are closed by then
 SEND_BYTES = 40960      # of a response that the system keeps until the client reads them
@@ -846,16 +854,16 @@ class FairServer(PunctualServer):
 
     def get_request(self):
         """Accept a connection. Overridden to make room if there is none, and raise an OSError."""
-        has_room = self.has_room()
+        is_full = not self.has_room()
         try:
-            if not has_room:
+            if is_full:
                 raise BlockingIOError("no room yet")
             return super().get_request()
-        except OSError:  # if there was room, the system has no more sockets
+        except OSError:  # we are full, or the system is, which has no more sockets
             evicted, end = self.evict(GRACE_SECONDS), time.monotonic() + GRACE_SECONDS
-            while has_room or not self.has_room():
+            while not (is_full and self.has_room()):  # until there is room, or the connection has been closed (-1)
                 time.sleep(RETRY_SECONDS)
-                if evicted is None or evicted.fileno() == -1 or time.monotonic() > end:  # -1: it has been closed
+                if evicted is None or evicted.fileno() == -1 or time.monotonic() > end:
                     break
             raise  # the loop tries again, since the other client still waits
 
@@ -871,7 +879,7 @@ class FairHandler(PunctualHandler):
         return is_valid
 
     def has_more(self) -> bool:
-        """Return whether the client has sent something after this head. (What rfile has kept is not seen.)"""
+        """Return whether the client has sent more than this head. (KeepingHandler also sees what rfile keeps.)"""
         return bool(select.select([self.connection], [], [], 0)[0])
 
 
@@ -931,10 +939,10 @@ class KeepingHandler(FairHandler):
 #     $ python3 -c "from clock_server import *; FairServer(('', 8880), KeepingHandler).serve_forever()" 2>/dev/null
 #
 # Second, for a whole second, all that changes in the response are the milliseconds of the page. So we keep
-# the response, cut there. But a class of yours that inherits from this one may answer something else.
+# what is before and after them. But a class of yours that inherits from this one may answer something else.
 
 class ClockHandler(KeepingHandler):
-    """Answers the requests to a ClockServer. To serve a page of your own, override do_GET."""
+    """Keeps the page for a second. To serve a page of your own, inherit from this class, and override do_GET."""
 
     # For each version and close_connection: a second, and what is before and after the milliseconds.
     kept: dict[tuple[str, bool], tuple[int, bytes, bytes]] = {}
@@ -979,8 +987,8 @@ class QuickServer(FairServer):
 
     def __init__(self, *args, **options):
         self.jobs = queue.SimpleQueue()  # the connections that wait for a thread, each with its address
-        # A None for each thread, and for each idle thread. Lists can count without a lock, where a number
-        # could not: append and pop are a single step for Python, and += is not.
+        # A None for each thread, and for each idle thread: to count, threads share lists and not numbers, since
+        # append and pop are a single step for Python, and += is not.
         self.threads, self.idle = [], []
         super().__init__(*args, **options)
 
@@ -1002,7 +1010,7 @@ class QuickServer(FairServer):
     def work(self):
         """Serve one connection after the other. Each thread runs this."""
         try:
-            while job := self.jobs.get():  # := needs Python 3.8
+            while job := self.jobs.get():  # until it is None; := needs Python 3.8
                 self.process_request_thread(*job)  # inherited: finish_request, handle_error, shutdown_request
                 if len(self.idle) >= IDLE_THREADS:
                     return
@@ -1052,7 +1060,7 @@ def stay_on_one_core() -> None:
 #
 # Also, machines have addresses of two families: IPv4, such as 192.0.2.1, and IPv6, such as 2001:db8::1. So far,
 # the server has listened only on IPv4. "::" stands for all networks in IPv6; a socket that listens there can
-# serve IPv4, too ("dual stack"), whose addresses then look like ::ffff:192.0.2.1.
+# serve IPv4, too ("dual stack"); an IPv4 address then looks like ::ffff:192.0.2.1.
 
 class ClockServer(QuickServer):
     """Serves connections with any handler. The host "" means every network of this machine."""
@@ -1095,7 +1103,7 @@ def main(argv: list[str] | None = None, handler=ClockHandler) -> None:
             signal.signal(number, lambda *_: os._exit(0))  # at once, whatever the threads do
     if args.quiet:
         handler.log_request = handler.log_error = lambda *_: None
-    if getattr(sys, "_is_gil_enabled", lambda: True)():  # threads cannot run Python at the same time
+    if getattr(sys, "_is_gil_enabled", lambda: True)():  # only one thread at a time runs Python
         stay_on_one_core()
     say(sys.stdout, start_text(*server.server_address))
     server.serve_forever()
@@ -1120,7 +1128,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def listen(host: str, port: int, handler) -> ClockServer:
     """Return a server that listens there; exit with status 1 and the reason if that is impossible."""
     try:
-        _thread.start_new_thread(int, ())  # fails if the system allows no thread
+        _thread.start_new_thread(int, ())  # does nothing, but fails if the system allows no thread
         return ClockServer((host, port), handler)
     except (OSError, RuntimeError, MemoryError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error) or "no memory"
