@@ -591,12 +591,14 @@ def parse_head(lines: Iterator[bytes]) -> Request:
 class StrictHandler(HonestHandler):
     """Accepts what the standards define, and closes the connection after a request with a body."""
 
+    has_body = False  # whether the last request had one
+
     def handle(self):
         """Answer the requests of a connection. Overridden to forget each one, and to stop after a body.
 
         close_connection is not enough: a do_POST of yours makes it False if it sends Connection: keep-alive.
         """
-        self.close_connection = self.has_body = False
+        self.close_connection = False
         while not self.close_connection and not self.has_body:
             self.command, self.path, self.raw_head, self.parsed_headers = "", "", b"", None
             self.handle_one_request()
@@ -616,8 +618,9 @@ class StrictHandler(HonestHandler):
             self.send_error(*refused.args)
             return False
         self.command, self.path, self.request_version, self.has_body, is_last, expects = request
-        self.close_connection = is_last or self.protocol_version == "HTTP/1.0"
-        if not expects or getattr(self, "do_" + self.command, self.refuse) == self.refuse:
+        is_old = self.protocol_version == "HTTP/1.0"  # in a class of yours
+        self.close_connection = is_last or is_old
+        if is_old or not expects or getattr(self, "do_" + self.command, self.refuse) == self.refuse:
             return True  # nobody asks, or we are going to refuse it
         return self.handle_expect_100()
 
@@ -921,7 +924,7 @@ class KeepingHandler(FairHandler):
         """Return what the head says. Overridden to look it up if the head has come in one piece."""
         received = self.raw_requestline
         if received.endswith(b"\n") and self.keep_line(received):  # raises Refused if it is wrong
-            received += self.rfile.peek()
+            received += getattr(self.rfile, "peek", bytes)()  # without peek, for rbufsize = 0, it is bytes()
         length, self.received = received.find(b"\r\n\r\n") + 4, len(received)
         if length < 4:  # the end of the head is not there
             return super().read_request()

@@ -816,6 +816,8 @@ class SubclassTest(unittest.TestCase):
                     self.assertEqual(statuses(exchange(server, request)), [status])
         received = self.answer(head(b"POST"), do_POST=echo, handle_expect_100=refuse)
         self.assertEqual(statuses(parse_responses(received)), [417])
+        received = self.answer(head(b"POST") + b"body", do_POST=echo, protocol_version="HTTP/1.0", rbufsize=0)
+        self.assertRegex(received, rb"(?s)\AHTTP/1\.0 200 .*\r\n\r\nbody\Z")
 
     def test_head_is_that_of_every_page(self):
         def pieces(handler):
