@@ -229,26 +229,34 @@ ICON = "data:image/svg+xml," + urllib.parse.quote("""\
 # know HEAD, and to list the methods that it allows when it refuses one.
 #
 # The cure is to write the methods: the inherited machinery calls do_HEAD for HEAD, do_POST for POST, and so
-# on. For HEAD, we let do_GET write into memory instead of the connection, and send only the head.
+# on. For HEAD, we call do_GET, and leave it with an exception as soon as it has sent the head.
+
+class HeadSent(BaseException):
+    """The head of a response to HEAD is sent. (This is no Exception, which a do_GET of yours may catch.)"""
+
 
 class PoliteHandler(ClockPage):
     """Answers GET, HEAD and OPTIONS, and refuses the other methods of HTTP."""
 
+    only_head = False  # whether the method is HEAD, and has got as far as do_GET
+
     def do_HEAD(self):
         """Answer as do_GET does, but without the body (RFC 9110 section 9.3.2)."""
-        head, empty_line, _ = self.capture(self.do_GET).partition(b"\r\n\r\n")
-        self.wfile.write(head + empty_line)
+        self.only_head = True
+        with suppress(HeadSent):  # go on after this block if HeadSent is raised in it
+            self.do_GET()
+        self.only_head = False
 
-    def capture(self, do_method) -> bytes:
-        """Call do_GET, for example, and return the bytes that it writes to wfile, which are not sent."""
-        connection, self.wfile = self.wfile, io.BytesIO()
-        do_method()
-        written, self.wfile = self.wfile.getvalue(), connection
-        return written
+    def end_headers(self):
+        """Send the head. Overridden to leave do_GET then, unless a status of 1xx announces another head."""
+        super().end_headers()
+        if self.only_head and self.sent_status >= 200:
+            raise HeadSent
 
     def do_OPTIONS(self):
-        """Answer without a body; send_response lists the methods (RFC 9110 section 9.3.7)."""
+        """Answer with the list of methods, and without a body (RFC 9110 section 9.3.7)."""
         self.send_response(204)
+        self.send_header("Allow", self.allowed_methods())
         self.end_headers()
 
     def refuse(self):
@@ -258,12 +266,17 @@ class PoliteHandler(ClockPage):
     # A clock cannot be changed (POST, PUT, DELETE, PATCH); TRACE and CONNECT are for proxies.
     do_POST = do_PUT = do_DELETE = do_PATCH = do_TRACE = do_CONNECT = refuse
 
-    def send_response(self, code, message=None):
-        """Begin a response. Overridden to list the methods that are not refused (RFC 9110 section 10.2.1)."""
-        super().send_response(code, message)
-        if code == 405 or self.command == "OPTIONS":
-            self.send_header("Allow", ", ".join(name[3:] for name in sorted(dir(self)) if name.startswith("do_")
-                                                and getattr(self, name) != self.refuse))
+    def send_response_only(self, code, message=None):
+        """Begin a head. Overridden to remember the status, and to list the methods (RFC 9110 section 15.5.6)."""
+        super().send_response_only(code, message)
+        self.sent_status = code
+        if code == 405:
+            self.send_header("Allow", self.allowed_methods())
+
+    def allowed_methods(self) -> str:
+        """Return the methods that this class does not refuse, separated by commas."""
+        return ", ".join(name[3:] for name in sorted(dir(self))
+                         if name.startswith("do_") and getattr(self, name) != self.refuse)
 
 
 # Start this stage, and type the commands again: HEAD is answered, and POST gets 405 and the field Allow.
@@ -315,7 +328,7 @@ class ShyHandler(PoliteHandler):
         "Referrer-Policy": "no-referrer",  # sites that a page links to do not learn its address
         "X-Content-Type-Options": "nosniff",  # browsers must not guess another Content-Type
     }
-    sent_status = 0  # of the response that is being sent
+    sent_status = 0  # of the response that is being sent, before there is one
     sent_names: frozenset[str] = frozenset()  # the names of its fields, in lower case
 
     def version_string(self):
@@ -323,8 +336,8 @@ class ShyHandler(PoliteHandler):
         return super().version_string().strip()
 
     def send_response_only(self, code, message=None):
-        """Begin a head. Overridden to remember the status, and to keep a line break out of the first line."""
-        self.sent_status, self.sent_names = code, frozenset()
+        """Begin a head. Overridden to keep a line break out of the status line."""
+        self.sent_names = frozenset()
         super().send_response_only(code, message and ascii(message)[1:-1])  # ascii writes it as \n, in quotes
 
     def send_header(self, keyword, value, *more, **options):
@@ -368,8 +381,7 @@ class ShyHandler(PoliteHandler):
 # its output, and open the page. It does not load until you press Ctrl-Q: a thread waits to write.
 #
 # The cure is to replace quotation marks and control characters, to cut long lines, which would fill
-# the disk, and to write nothing while nobody reads. (`with suppress(X)` means: if X is raised in this block,
-# go on after the block.)
+# the disk, and to write nothing while nobody reads.
 
 LOG_CHARACTERS = 200  # in a line of the log, besides the address and the date; most requests are shorter
 
@@ -569,6 +581,7 @@ def parse_head(lines: Iterator[bytes]) -> Request:
     Request(method='GET', path='/', version='HTTP/1.1', has_body=False, is_last=False, expects=False)
     """
     request_line = next(lines)
+    require(len(request_line) <= HEAD_BYTES, "request line too long (RFC 9110 section 15.5.15)", 414)
     method, path, version = parse_request_line(request_line)
     size = len(request_line)
     fields: dict[bytes, list[bytes]] = {}  # each name, and its values: a name may come more than once
@@ -591,7 +604,7 @@ def parse_head(lines: Iterator[bytes]) -> Request:
 class StrictHandler(HonestHandler):
     """Accepts what the standards define, and closes the connection after a request with a body."""
 
-    has_body = False  # whether the last request had one
+    has_body, parsed_headers = False, None  # whether the last request had a body; its headers, once used
 
     def handle(self):
         """Answer the requests of a connection. Overridden to forget each one, and to stop after a body.
@@ -608,7 +621,7 @@ class StrictHandler(HonestHandler):
         if self.raw_requestline == b"\r\n":  # RFC 9112 section 2.2: ignore an empty line before a request
             self.raw_requestline = self.rfile.readline(HEAD_BYTES + 1)
         self.requestline = self.raw_requestline.decode("latin-1").rstrip("\r\n")
-        self.request_version, self.close_connection = "HTTP/1.1", True
+        self.request_version, self.close_connection, self.parsed_headers = "HTTP/1.1", True, None
         try:
             request = self.read_request()
         except EOFError:  # the client has left, and nobody waits for a response
@@ -960,7 +973,9 @@ class ClockHandler(KeepingHandler):
             self.log_request(200)
             response = b"%b%03d%b" % (before, now % 1 * 1000, after)
         else:
-            response = self.capture(super().do_GET)
+            connection, self.wfile = self.wfile, io.BytesIO()  # write into memory
+            super().do_GET()
+            response, self.wfile = self.wfile.getvalue(), connection
             start = response.index(b'datetime="') + len('datetime="2026-11-24T06:27:12.')
             if int(time.time()) == int(now):  # otherwise the response may be of the next second
                 self.kept[key] = int(now), response[:start], response[start + 3:]
