@@ -232,13 +232,13 @@ ICON = "data:image/svg+xml," + urllib.parse.quote("""\
 # on. For HEAD, we call do_GET, and leave it with an exception as soon as it has sent the head.
 
 class HeadSent(BaseException):
-    """The head of a response to HEAD is sent. (This is no Exception, which a do_GET of yours may catch.)"""
+    """The head of a response to HEAD is sent. (An `except Exception` in a do_GET must not catch this.)"""
 
 
 class PoliteHandler(ClockPage):
     """Answers GET, HEAD and OPTIONS, and refuses the other methods of HTTP."""
 
-    only_head = False  # whether the method is HEAD, and has got as far as do_GET
+    only_head = False  # True while do_HEAD runs do_GET
 
     def do_HEAD(self):
         """Answer as do_GET does, but without the body (RFC 9110 section 9.3.2)."""
@@ -248,7 +248,7 @@ class PoliteHandler(ClockPage):
         self.only_head = False
 
     def end_headers(self):
-        """Send the head. Overridden to leave do_GET then, unless a status of 1xx announces another head."""
+        """Send the head. Overridden to leave do_GET then, unless the real head follows, as after 1xx."""
         super().end_headers()
         if self.only_head and self.sent_status >= 200:
             raise HeadSent
@@ -351,11 +351,11 @@ class ShyHandler(PoliteHandler):
         super().send_header(keyword, value, *more, **options)
 
     def end_headers(self):
-        """End and send the head. Overridden to add the fields that have not been sent yet."""
+        """End and send the head. Overridden to add Connection, and the common fields that were not sent yet."""
         if self.sent_status >= 200:  # a status of 1xx only announces another response
             fields, has_body = dict(self.common_fields), self.sent_status not in (204, 304)
             if has_body and not self.sent_names & {"content-length", "transfer-encoding"}:
-                self.close_connection = True  # only that ends the body (RFC 9112 section 6.3)
+                self.close_connection = True  # only the close ends this body (RFC 9112 section 6.3)
             if self.close_connection or self.request_version == "HTTP/1.0":  # RFC 9112 section 9.3
                 fields["Connection"] = "close" if self.close_connection else "keep-alive"
             for name, value in fields.items():
@@ -516,7 +516,7 @@ def parse_request_line(line: bytes) -> tuple[str, str, str]:
     require(digits[:1] == b"1", "not HTTP/1.0 or HTTP/1.1 (RFC 9110 section 15.6.6)", 505)
     require(consists_of(TARGET, target), "malformed target (RFC 9112 section 3.2)")
     require(is_target(method, target), "malformed target for this method (RFC 9112 section 3.2)")
-    # A do_GET that redirects to //x/ would lead its visitor to the host x (python/cpython#87389): leave a slash.
+    # A do_GET that redirects to //x/ would lead its visitor to the host x (python/cpython#87389): keep one slash.
     path = "/" + target.decode().lstrip("/") if target.startswith(b"//") else target.decode()
     return method.decode(), path, "HTTP/1.0" if digits == b"10" else "HTTP/1.1"  # also for 1.2 and so on
 
@@ -609,7 +609,7 @@ class StrictHandler(HonestHandler):
     def handle(self):
         """Answer the requests of a connection. Overridden to forget each one, and to stop after a body.
 
-        close_connection is not enough: a do_POST of yours makes it False if it sends Connection: keep-alive.
+        close_connection does not suffice: send_header sets it to False if it sends Connection: keep-alive.
         """
         self.close_connection = False
         while not self.close_connection and not self.has_body:
@@ -621,13 +621,13 @@ class StrictHandler(HonestHandler):
         if self.raw_requestline == b"\r\n":  # RFC 9112 section 2.2: ignore an empty line before a request
             self.raw_requestline = self.rfile.readline(HEAD_BYTES + 1)
         self.requestline = self.raw_requestline.decode("latin-1").rstrip("\r\n")
-        self.request_version, self.close_connection, self.parsed_headers = "HTTP/1.1", True, None
+        self.request_version, self.close_connection = "HTTP/1.1", True
         try:
             request = self.read_request()
         except EOFError:  # the client has left, and nobody waits for a response
             return False
         except Refused as refused:
-            self.command = self.requestline.partition(" ")[0]  # because a response to HEAD has no body
+            self.command = self.requestline.partition(" ")[0]  # if it is HEAD, send_error sends no body
             self.send_error(*refused.args)
             return False
         self.command, self.path, self.request_version, self.has_body, is_last, expects = request
@@ -635,7 +635,7 @@ class StrictHandler(HonestHandler):
         self.close_connection = is_last or is_old
         if is_old or not expects or getattr(self, "do_" + self.command, self.refuse) == self.refuse:
             return True  # nobody asks, or we are going to refuse it
-        return self.handle_expect_100()
+        return self.handle_expect_100()  # inherited: sends 100 Continue
 
     def read_request(self) -> Request:
         """Return what the head says. Raises Refused, or EOFError if the client leaves before its end."""
@@ -763,7 +763,7 @@ class PunctualServer(CalmServer):
         super().process_request(request, client_address)
 
     def watch(self, request):
-        """Let the time of a new connection begin."""
+        """Start the clock of a new connection."""
         if os.name == "nt":  # on Windows, evict cannot wake a thread that waits to receive
             request.settimeout(REQUEST_SECONDS)
         self.connections[request] = time.monotonic()
@@ -774,7 +774,7 @@ class PunctualServer(CalmServer):
         self.close_request(request)  # inherited; finish_request has shut it down already
 
     def evict(self, seconds: float) -> socket.socket | None:
-        """Evict the connection that has waited longest, if so long; return it, or None."""
+        """Evict the connection that has waited longest, if for so many seconds; return it, or None."""
         connections = self.connections.copy()  # the other threads change the original
         longest = next(iter(connections), None)
         if longest is None or time.monotonic() - connections[longest] < seconds:
@@ -794,7 +794,7 @@ class PunctualHandler(StrictHandler):
     """Tells its server, a PunctualServer, when a head is complete."""
 
     def parse_request(self):
-        """Read and check a request. Overridden to give the connection its time anew."""
+        """Read and check a request. Overridden to restart the clock of its connection."""
         is_valid = super().parse_request()
         if is_valid:
             self.server.connections.pop(self.connection, None)
@@ -821,7 +821,10 @@ class PunctualHandler(StrictHandler):
 #     >     time.sleep(0.01)
 #     > input()"
 #
-# The cure is to evict the connection that has waited longest when another client comes.
+# The cure is to evict the connection that has waited longest when another client comes. The system keeps
+# clients in a queue until they are accepted. So, if there is no room, get_request evicts a connection, waits
+# until its thread has closed it, and raises an OSError, which means: not now. The client is still in the
+# queue, and the loop tries again. A connection that has just come is not evicted, since its request is due.
 #
 # A client can also send many requests at once, which HTTP calls pipelining. (Start the server in the old
 # terminal for this one, which has no such limit.)
@@ -877,11 +880,11 @@ class FairServer(PunctualServer):
             return super().get_request()
         except OSError:  # we are full, or the system is, which has no more sockets
             evicted, end = self.evict(GRACE_SECONDS), time.monotonic() + GRACE_SECONDS
-            while not (is_full and self.has_room()):  # until there is room, or the connection has been closed (-1)
+            while not (is_full and self.has_room()):  # if the system is full, room of ours does not help
                 time.sleep(RETRY_SECONDS)
-                if evicted is None or evicted.fileno() == -1 or time.monotonic() > end:
+                if evicted is None or evicted.fileno() == -1 or time.monotonic() > end:  # -1: it is closed
                     break
-            raise  # the loop tries again, since the other client still waits
+            raise
 
 
 class FairHandler(PunctualHandler):
@@ -923,8 +926,9 @@ class FairHandler(PunctualHandler):
 #
 # Clients repeat their heads. So, first, we keep what the last 64 heads said, with lru_cache, which makes a
 # function that remembers its results. For this, we need a head as a whole, not line by line. Usually it has
-# come in one piece; peek returns what has come, and leaves it in rfile. But if nothing has come, peek waits.
-# So we check the first line before: after a right one, at least an empty line must come.
+# come in one piece; peek returns what has come, and leaves it in rfile. But if nothing has come, peek waits,
+# while a client that has sent a wrong line, and nothing more, is to be refused at once. So we check the first
+# line before we call peek: after a right one, at least an empty line must come.
 
 class KeepingHandler(FairHandler):
     """Keeps what the last heads said."""
@@ -936,8 +940,8 @@ class KeepingHandler(FairHandler):
     def read_request(self):
         """Return what the head says. Overridden to look it up if the head has come in one piece."""
         received = self.raw_requestline
-        if received.endswith(b"\n") and self.keep_line(received):  # raises Refused if it is wrong
-            received += getattr(self.rfile, "peek", bytes)()  # without peek, for rbufsize = 0, it is bytes()
+        if received.endswith(b"\n") and self.keep_line(received):
+            received += getattr(self.rfile, "peek", bytes)()  # b"", which is bytes(), if rfile has no peek
         length, self.received = received.find(b"\r\n\r\n") + 4, len(received)
         if length < 4:  # the end of the head is not there
             return super().read_request()
@@ -976,7 +980,7 @@ class ClockHandler(KeepingHandler):
             connection, self.wfile = self.wfile, io.BytesIO()  # write into memory
             super().do_GET()
             response, self.wfile = self.wfile.getvalue(), connection
-            start = response.index(b'datetime="') + len('datetime="2026-11-24T06:27:12.')
+            start = response.index(b'datetime="') + len('datetime="2026-11-24T06:27:12.')  # an example's length
             if int(time.time()) == int(now):  # otherwise the response may be of the next second
                 self.kept[key] = int(now), response[:start], response[start + 3:]
         self.wfile.write(response)
@@ -1005,8 +1009,8 @@ class QuickServer(FairServer):
 
     def __init__(self, *args, **options):
         self.jobs = queue.SimpleQueue()  # the connections that wait for a thread, each with its address
-        # A None for each thread, and for each idle thread: to count, threads share lists and not numbers, since
-        # append and pop are a single step for Python, and += is not.
+        # Two lists used as counters: a None for each thread, and one for each idle thread. Lists, because append
+        # and pop are a single step for Python, and += is not.
         self.threads, self.idle = [], []
         super().__init__(*args, **options)
 
@@ -1095,7 +1099,7 @@ class ClockServer(QuickServer):
         super().__init__(address, RequestHandlerClass, bind_and_activate)
 
     def server_bind(self):
-        """Bind the socket. Overridden because HTTPServer asks a name server, which may be slow."""
+        """Bind the socket. Overridden because HTTPServer asks a name server for server_name, which may be slow."""
         with suppress(AttributeError, OSError):  # this is an IPv4 socket
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # serve IPv4 as well
         socketserver.TCPServer.server_bind(self)
